@@ -1,0 +1,210 @@
+//! Dialogues as files hold them, and the training examples cut from them.
+
+use serde::{Deserialize, Serialize};
+
+/// One of the two speakers of a dialogue, in the order in which the file lists them.
+///
+/// In PERSONA-CHAT files "your persona" belongs to [`Speaker::Two`], who answers, and "partner's persona" to
+/// [`Speaker::One`], who opens. Written as the number 1 or 2 in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Speaker {
+    /// The first speaker, who usually opens the dialogue.
+    One,
+    /// The second speaker, whose turns are the responses of PERSONA-CHAT and of PAL.
+    Two,
+}
+
+impl Speaker {
+    /// The other speaker.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::One => Self::Two,
+            Self::Two => Self::One,
+        }
+    }
+
+    /// 0 for the first speaker, 1 for the second: the index into [`Dialogue::personas`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::One => 0,
+            Self::Two => 1,
+        }
+    }
+}
+
+impl TryFrom<u8> for Speaker {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        match number {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            other => Err(format!("speaker {other} is neither 1 nor 2")),
+        }
+    }
+}
+
+impl From<Speaker> for u8 {
+    fn from(speaker: Speaker) -> u8 {
+        match speaker {
+            Speaker::One => 1,
+            Speaker::Two => 2,
+        }
+    }
+}
+
+/// One utterance of a dialogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Who says it.
+    pub speaker: Speaker,
+    /// What is said.
+    pub text: String,
+    /// Indexes into the speaker's persona of the descriptions that this turn draws on: `None` when nobody labelled the
+    /// turn, an empty list when it was labelled and no description applies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relevant: Option<Vec<usize>>,
+    /// Candidate replies for ranking, as PERSONA-CHAT's files list them (the gold reply is the last of 20); empty where
+    /// the file has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<String>,
+}
+
+impl Turn {
+    /// An unlabelled turn without candidates.
+    pub fn new(speaker: Speaker, text: impl Into<String>) -> Self {
+        Self { speaker, text: text.into(), relevant: None, candidates: Vec::new() }
+    }
+}
+
+/// A conversation of two speakers with the persona of each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dialogue {
+    /// Unique within its data set, and stable between runs.
+    pub id: String,
+    /// The descriptions of the first and of the second speaker; empty where the file does not give them.
+    pub personas: [Vec<String>; 2],
+    /// The utterances, oldest first. Speakers need not alternate.
+    pub turns: Vec<Turn>,
+}
+
+impl Dialogue {
+    /// The descriptions of one speaker.
+    #[must_use]
+    pub fn persona(&self, speaker: Speaker) -> &[String] {
+        &self.personas[speaker.index()]
+    }
+
+    /// The examples of this dialogue: one for each turn of the chosen responders that has at least one turn before it,
+    /// text on both sides, and at most `options.history_turns` of history.
+    pub fn examples(&self, options: &ExampleOptions) -> Vec<Example> {
+        let window = options.history_turns.unwrap_or(usize::MAX);
+        let wanted = |turn: &Turn| match options.responder {
+            Responder::One => turn.speaker == Speaker::One,
+            Responder::Two => turn.speaker == Speaker::Two,
+            Responder::Both => true,
+        };
+        let mut examples = Vec::new();
+        for (at, turn) in self.turns.iter().enumerate().skip(1) {
+            if !wanted(turn) || turn.text.trim().is_empty() {
+                continue;
+            }
+            let history = self.turns[at.saturating_sub(window)..at]
+                .iter()
+                .filter(|past| !past.text.trim().is_empty())
+                .map(|past| Utterance {
+                    role: if past.speaker == turn.speaker { Role::Agent } else { Role::Partner },
+                    text: past.text.clone(),
+                })
+                .collect();
+            examples.push(Example {
+                id: format!("{}#{at}", self.id),
+                persona: self.persona(turn.speaker).to_vec(),
+                history,
+                response: turn.text.clone(),
+                relevant: turn.relevant.clone(),
+                candidates: turn.candidates.clone(),
+            });
+        }
+        examples
+    }
+}
+
+/// Whose turns become responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Responder {
+    /// The first speaker's.
+    One,
+    /// The second speaker's, as in PERSONA-CHAT "self" files and in PAL.
+    #[default]
+    Two,
+    /// Every turn after the first, each with its own speaker's persona.
+    Both,
+}
+
+/// How dialogues are cut into examples.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExampleOptions {
+    /// Whose turns become responses.
+    pub responder: Responder,
+    /// How many turns before the response are kept, `None` for all. PAL's English data has 3.
+    pub history_turns: Option<usize>,
+}
+
+impl Default for ExampleOptions {
+    fn default() -> Self {
+        Self { responder: Responder::Two, history_turns: Some(3) }
+    }
+}
+
+/// A speaker as seen by the one who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The one whose persona is given and whose response is wanted.
+    Agent,
+    /// The other one.
+    Partner,
+}
+
+/// One utterance of an example's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Utterance {
+    /// Who said it, seen from the agent.
+    pub role: Role,
+    /// What was said.
+    pub text: String,
+}
+
+/// What a model is trained and measured on: a persona, the history, the gold response, and which descriptions it uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// `DIALOGUE#TURN`, or the record's number where the file has no dialogues.
+    pub id: String,
+    /// The agent's descriptions.
+    pub persona: Vec<String>,
+    /// The turns before the response, oldest first.
+    pub history: Vec<Utterance>,
+    /// The gold response.
+    pub response: String,
+    /// As [`Turn::relevant`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relevant: Option<Vec<usize>>,
+    /// As [`Turn::candidates`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<String>,
+}
+
+impl Example {
+    /// The first relevant description's index, which is the one PAL highlights; `None` when none applies or nobody
+    /// labelled the example.
+    #[must_use]
+    pub fn selected(&self) -> Option<usize> {
+        self.relevant.as_ref().and_then(|list| list.first().copied())
+    }
+}

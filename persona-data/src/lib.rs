@@ -1,0 +1,4 @@
+//! Persona dialogues.
+mod dialogue;
+
+pub use dialogue::{Dialogue, Example, ExampleOptions, Responder, Role, Speaker, Turn, Utterance};
