@@ -1,1 +1,42 @@
-//! persona-model
+//! Language models on LibTorch, made for dialogue with a persona.
+//!
+//! - [`Gpt2`] is a [`CausalLm`]: its forward gives hidden states, and the head is applied where somebody asks.
+//! - A [`Batch`] is one line of tokens without padding, cut into rows that may share a prefix or continue a cache.
+//! - A [`TargetBatch`] scores targets after their prompts, token by token, in float32.
+//! - [`KvCache`] makes decoding incremental; [`device`] finds CUDA at run time, in the same binary.
+//! - Weights are safetensors in the Hugging Face layout, loaded strictly ([`LoadReport`]), saved whole or not at all.
+//!
+//! ```
+//! use persona_model::{CausalLm, Gpt2, Gpt2Config, TargetBatchBuilder};
+//! use tch::{Device, Kind};
+//!
+//! let config = Gpt2Config { vocab_size: 50, n_positions: 16, n_embd: 8, n_layer: 1, n_head: 2, ..Gpt2Config::default() };
+//! let model = Gpt2::new(config, 0, Device::Cpu, Kind::Float)?;
+//! let mut builder = TargetBatchBuilder::default();
+//! builder.prompt(&[5, 6, 7], &[&[8, 9], &[10]]); // two replies to one prompt, which is computed once
+//! let batch = builder.build(model.limits(), Device::Cpu)?;
+//! let log_probs = batch.log_probs(&model, false)?;
+//! assert_eq!(log_probs.size(), [3]);
+//! # Ok::<(), persona_model::Error>(())
+//! ```
+
+mod attention;
+mod batch;
+mod cache;
+mod device;
+mod error;
+mod gpt2;
+mod language_model;
+mod parameters;
+mod score;
+mod weights;
+
+pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
+pub use cache::{CacheShape, KvCache};
+pub use device::{Precision, cuda_status, device};
+pub use error::{Error, Result};
+pub use gpt2::{Activation, Gpt2, Gpt2Config};
+pub use language_model::CausalLm;
+pub use parameters::{Init, ParameterSpec, Parameters};
+pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};
+pub use weights::{LoadReport, TensorName, load, read_tensors, write_atomically, write_tensors};

@@ -1,0 +1,84 @@
+//! What can go wrong with losses and pairs.
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The crate's error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// libtorch refused an operation.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+
+    /// Two tensors that belong together have different shapes.
+    #[error("{what}: shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// Which tensor.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<i64>,
+        /// What it should be.
+        expected: Vec<i64>,
+    },
+
+    /// An option is out of range.
+    #[error("option `{name}` is {value}; {range}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it may be.
+        range: &'static str,
+    },
+
+    /// A file of pairs could not be read or written.
+    #[cfg(feature = "pairs")]
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A line of a file of pairs is not a pair.
+    #[cfg(feature = "pairs")]
+    #[error("{path}:{line}: {source}; a line holds {{\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}}")]
+    Line {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+
+    /// The generator of replies failed or gave another number of replies than it was asked for.
+    #[cfg(feature = "pairs")]
+    #[error("generating replies: {0}")]
+    Generator(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// The examples could not be turned into prompts.
+    #[cfg(feature = "pairs")]
+    #[error(transparent)]
+    Data(#[from] persona_data::Error),
+
+    /// The model refused a batch.
+    #[cfg(feature = "trainer")]
+    #[error(transparent)]
+    Model(#[from] persona_model::Error),
+
+    /// Cached reference log-probabilities do not belong to this model and these pairs.
+    #[cfg(feature = "trainer")]
+    #[error("{path}: {reason}; remove the file to compute them again")]
+    Reference {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+}

@@ -1,0 +1,146 @@
+//! Causal attention over the rows of a batch, through libtorch's fused kernel.
+
+use tch::Tensor;
+
+use crate::batch::{Batch, Context, Row, causal_mask};
+use crate::cache::LayerCache;
+use crate::error::{Error, Result};
+
+/// What one layer's attention is computed with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Factor on the products of queries and keys.
+    pub(crate) scale: f64,
+    /// Share of attention weights that are dropped.
+    pub(crate) dropout: f64,
+}
+
+/// Attends from every token of the batch. With a cache, keys and values are stored in it first.
+///
+/// # Shapes
+/// `queries`, `keys`, `values`: `[N, H, D / H]`; returns `[N, D]`.
+pub(crate) fn attend(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    batch: &Batch,
+    cache: Option<&mut LayerCache>,
+    settings: Settings,
+) -> Result<Tensor> {
+    let (tokens, heads, head_size) = queries.size3()?;
+    let attended = match cache {
+        Some(cache) if batch.rows().iter().all(|row| row.len == 1) => {
+            one_token_each(queries, keys, values, batch, cache, settings)?
+        }
+        cache => row_by_row(queries, keys, values, batch, cache, settings)?,
+    };
+    Ok(attended.f_reshape([tokens, heads * head_size])?)
+}
+
+/// A row at a time: nothing is padded, and a row's numbers cannot depend on its neighbours.
+fn row_by_row(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    batch: &Batch,
+    mut cache: Option<&mut LayerCache>,
+    settings: Settings,
+) -> Result<Tensor> {
+    // One split, whose backward joins the rows' gradients once; a narrow per row would fill a whole tensor each time.
+    let lens: Vec<i64> = batch.rows().iter().map(|row| row.len as i64).collect();
+    let queries = queries.f_split_with_sizes(lens.as_slice(), 0)?;
+    let keys = keys.f_split_with_sizes(lens.as_slice(), 0)?;
+    let values = values.f_split_with_sizes(lens.as_slice(), 0)?;
+    let mut outputs = Vec::with_capacity(lens.len());
+    for (at, row) in batch.rows().iter().enumerate() {
+        let query = heads_first(&queries[at])?;
+        let (key, value, mask) = match (row.context, cache.as_deref_mut()) {
+            (Context::None, _) => (heads_first(&keys[at])?, heads_first(&values[at])?, None),
+            (Context::Row(of), _) => (
+                heads_first(&Tensor::f_cat(&[&keys[of], &keys[at]], 0)?)?,
+                heads_first(&Tensor::f_cat(&[&values[of], &values[at]], 0)?)?,
+                batch.masks[at].as_ref().map(Tensor::shallow_clone),
+            ),
+            (Context::Cached(cached), Some(cache)) => {
+                let key = store(&cache.keys, cached, row, &keys[at])?;
+                let value = store(&cache.values, cached, row, &values[at])?;
+                // A row that starts its cache is plain causal attention, for which the kernel needs no mask.
+                let mask = (row.past > 0).then(|| causal_mask(row.len, row.past, batch.device())).transpose()?;
+                (key, value, mask)
+            }
+            (Context::Cached(_), None) => {
+                return Err(Error::Batch(format!("row {at} continues a cache, but no cache was given")));
+            }
+        };
+        let causal = mask.is_none();
+        let output = Tensor::f_scaled_dot_product_attention(
+            &query,
+            &key,
+            &value,
+            mask.as_ref(),
+            settings.dropout,
+            causal,
+            settings.scale,
+            false,
+        )?;
+        outputs.push(output.f_squeeze_dim(0)?.f_transpose(0, 1)?);
+    }
+    Ok(Tensor::f_cat(&outputs, 0)?)
+}
+
+/// All rows at once, one new token each: the step of decoding.
+fn one_token_each(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    batch: &Batch,
+    cache: &mut LayerCache,
+    settings: Settings,
+) -> Result<Tensor> {
+    let device = batch.device();
+    let rows: Vec<i64> = batch
+        .rows()
+        .iter()
+        .filter_map(|row| if let Context::Cached(cached) = row.context { Some(cached as i64) } else { None })
+        .collect();
+    let longest = batch.longest() as i64;
+    let whole = rows.len() as i64 == cache.keys.size4()?.0 && rows.iter().enumerate().all(|(at, &row)| at as i64 == row);
+    let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
+    let held = |all: &mut Tensor, new: &Tensor| -> Result<Tensor> {
+        let _ = all.f_index_put_(&[Some(&rows), None, Some(&batch.positions)], new, false)?;
+        let held = all.f_narrow(2, 0, longest)?;
+        if whole { Ok(held) } else { Ok(held.f_index_select(0, &rows)?) }
+    };
+    let keys = held(&mut cache.keys, keys)?;
+    let values = held(&mut cache.values, values)?;
+    let ragged = batch.rows().iter().any(|row| row.past + 1 != batch.longest());
+    let mask = if ragged {
+        let index = Tensor::f_arange(longest, (tch::Kind::Int64, device))?;
+        Some(index.f_view([1, 1, 1, longest])?.f_le_tensor(&batch.positions.f_view([-1, 1, 1, 1])?)?)
+    } else {
+        None
+    };
+    let output = Tensor::f_scaled_dot_product_attention(
+        &queries.f_unsqueeze(2)?,
+        &keys,
+        &values,
+        mask.as_ref(),
+        settings.dropout,
+        false,
+        settings.scale,
+        false,
+    )?;
+    Ok(output.f_squeeze_dim(2)?)
+}
+
+/// `[L, H, W]` as the kernel wants it: `[1, H, L, W]`.
+fn heads_first(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_transpose(0, 1)?.f_unsqueeze(0)?)
+}
+
+/// Stores a row's new keys or values, and returns all that the cache holds of the row: `[1, H, past + len, W]`.
+fn store(all: &Tensor, cached: usize, row: &Row, new: &Tensor) -> Result<Tensor> {
+    let line = all.f_narrow(0, cached as i64, 1)?;
+    line.f_narrow(2, row.past as i64, row.len as i64)?.f_copy_(&heads_first(new)?)?;
+    Ok(line.f_narrow(2, 0, (row.past + row.len) as i64)?)
+}

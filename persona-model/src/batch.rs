@@ -1,0 +1,212 @@
+//! One description of a batch, for training, scoring, prefill and decoding.
+//!
+//! Tokens of all rows stand in one line without padding, so that linear layers compute nothing that is thrown away; a
+//! row says where it begins, how long it is, and what else its tokens attend to: nothing (a prompt alone), another row
+//! of the batch (a shared prefix), or the past that a cache holds. Plain rows, several examples packed together, and
+//! many continuations of one prompt are all this one type; what the rows are is the caller's affair.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+
+/// What a row's tokens attend to besides the row's own tokens up to themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// Nothing.
+    None,
+    /// The whole of an earlier row of this batch, which itself has no context.
+    Row(usize),
+    /// What the cache holds of this cache row; the new tokens are appended to it.
+    Cached(usize),
+}
+
+/// One row: `len` tokens from `start` on, continuing a context of `past` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Index of the first token in the batch's line of tokens.
+    pub start: usize,
+    /// Number of tokens, at least one.
+    pub len: usize,
+    /// What comes before.
+    pub context: Context,
+    /// How many tokens the context holds.
+    pub past: usize,
+}
+
+/// Tokens of several rows in one line, with their positions and who attends to whom.
+///
+/// # Shapes
+/// N is the number of tokens of all rows together: `ids` and `positions` are `[N]`.
+#[derive(Debug)]
+pub struct Batch {
+    pub(crate) ids: Tensor,
+    pub(crate) positions: Tensor,
+    rows: Vec<Row>,
+    /// For each row that continues another row: which of its past and own tokens each token sees, `[len, past + len]`.
+    pub(crate) masks: Vec<Option<Tensor>>,
+    longest: usize,
+}
+
+impl Batch {
+    /// Rows that stand alone.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::build`].
+    pub fn rows_of(rows: &[&[u32]], limits: Limits, device: Device) -> Result<Self> {
+        let mut builder = BatchBuilder::default();
+        for row in rows {
+            builder.row(row);
+        }
+        builder.build(limits, device)
+    }
+
+    /// The rows, in the order in which they were added.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The number of tokens N.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.rows.iter().map(|row| row.len).sum()
+    }
+
+    /// The longest row's tokens, its context included.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// The device of the tensors.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.ids.device()
+    }
+}
+
+/// What a model accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The number of embeddings: ids are below it.
+    pub vocabulary: usize,
+    /// The number of positions: rows with their context are no longer.
+    pub positions: usize,
+}
+
+/// Collects the rows of a [`Batch`].
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    ids: Vec<i64>,
+    rows: Vec<Row>,
+}
+
+impl BatchBuilder {
+    /// Adds a row that stands alone, and returns its index.
+    pub fn row(&mut self, ids: &[u32]) -> usize {
+        self.push(ids, Context::None, 0)
+    }
+
+    /// Adds a row that continues an earlier row of this batch, and returns its index.
+    pub fn continuation(&mut self, of: usize, ids: &[u32]) -> usize {
+        let past = self.rows.get(of).map_or(0, |row| row.len);
+        self.push(ids, Context::Row(of), past)
+    }
+
+    /// Adds a row that continues what a cache holds (`past` tokens) of one of its rows, and returns its index.
+    pub fn cached(&mut self, cache_row: usize, past: usize, ids: &[u32]) -> usize {
+        self.push(ids, Context::Cached(cache_row), past)
+    }
+
+    /// The index that the first token of the next row will have.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn push(&mut self, ids: &[u32], context: Context, past: usize) -> usize {
+        let start = self.ids.len();
+        self.ids.extend(ids.iter().map(|&id| i64::from(id)));
+        self.rows.push(Row { start, len: ids.len(), context, past });
+        self.rows.len() - 1
+    }
+
+    /// Checks the rows and puts them on a device.
+    ///
+    /// # Errors
+    /// [`Error::Vocabulary`] and [`Error::TooLong`] with the row; [`Error::Batch`] for no rows, an empty row, and a
+    /// continuation of a row that is not there or that itself continues another.
+    pub fn build(self, limits: Limits, device: Device) -> Result<Batch> {
+        if self.rows.is_empty() {
+            return Err(Error::Batch("no rows".to_owned()));
+        }
+        let mut positions = Vec::with_capacity(self.ids.len());
+        let mut masks = Vec::with_capacity(self.rows.len());
+        let mut longest = 0;
+        for (at, row) in self.rows.iter().enumerate() {
+            if row.len == 0 {
+                return Err(Error::Batch(format!("row {at} has no tokens")));
+            }
+            let length = row.past + row.len;
+            longest = longest.max(length);
+            if length > limits.positions {
+                return Err(Error::TooLong { row: at, length, positions: limits.positions });
+            }
+            for &id in &self.ids[row.start..row.start + row.len] {
+                if id as usize >= limits.vocabulary {
+                    return Err(Error::Vocabulary { id: id as u32, row: at, vocabulary: limits.vocabulary });
+                }
+            }
+            positions.extend((row.past..length).map(|position| position as i64));
+            masks.push(match row.context {
+                Context::Row(of) => {
+                    let whole = self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None);
+                    if !whole {
+                        return Err(Error::Batch(format!("row {at} continues row {of}, which must be an earlier row without a context")));
+                    }
+                    Some(causal_mask(row.len, row.past, device)?)
+                }
+                Context::None | Context::Cached(_) => None,
+            });
+        }
+        let ids = Tensor::f_from_slice(&self.ids)?.f_to_device(device)?;
+        let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
+        Ok(Batch { ids, positions, rows: self.rows, masks, longest })
+    }
+}
+
+/// Which of `past + len` tokens each of the last `len` sees: `[len, past + len]`, true where it looks.
+pub(crate) fn causal_mask(len: usize, past: usize, device: Device) -> Result<Tensor> {
+    let ones = Tensor::f_ones([len as i64, (past + len) as i64], (Kind::Bool, device))?;
+    Ok(ones.f_tril(past as i64)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { vocabulary: 10, positions: 6 };
+
+    #[test]
+    fn rows_and_continuations_get_their_positions() {
+        let mut builder = BatchBuilder::default();
+        let prompt = builder.row(&[1, 2, 3]);
+        builder.continuation(prompt, &[4, 5]);
+        builder.cached(0, 4, &[6]);
+        let batch = builder.build(LIMITS, Device::Cpu).unwrap();
+        assert_eq!(Vec::<i64>::try_from(&batch.positions).unwrap(), [0, 1, 2, 3, 4, 4]);
+        assert_eq!((batch.tokens(), batch.longest()), (6, 5));
+    }
+
+    #[test]
+    fn bad_rows_are_named() {
+        let build = |rows: &[&[u32]]| Batch::rows_of(rows, LIMITS, Device::Cpu).unwrap_err().to_string();
+        assert!(build(&[&[1], &[1, 10]]).contains("token id 10 in row 1"));
+        assert!(build(&[&[1; 7]]).contains("7 tokens, the model has 6"));
+        assert!(build(&[&[1], &[]]).contains("row 1 has no tokens"));
+        assert!(build(&[]).contains("no rows"));
+        let mut builder = BatchBuilder::default();
+        builder.continuation(3, &[1]);
+        assert!(builder.build(LIMITS, Device::Cpu).unwrap_err().to_string().contains("continues row 3"));
+    }
+}

@@ -1,0 +1,455 @@
+//! GPT-2 (Radford et al. 2019) and DialoGPT, which has the same architecture.
+//!
+//! Follows transformers' `GPT2LMHeadModel`: same configuration keys, tensor names and numbers. Linear layers are
+//! `Conv1D`s there, with weights `[in, out]`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::attention::{self, Settings};
+use crate::batch::{Batch, Limits};
+use crate::cache::{CacheShape, KvCache};
+use crate::device::Precision;
+use crate::error::{Error, Result};
+use crate::language_model::CausalLm;
+use crate::parameters::{Init, ParameterSpec, Parameters};
+use crate::weights::{self, LoadReport, TensorName};
+
+/// `config.json` of a GPT-2, with Hugging Face's keys and defaults. Keys that are not known here are kept and written
+/// back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the keys are Hugging Face's
+pub struct Gpt2Config {
+    pub vocab_size: usize,
+    pub n_positions: usize,
+    pub n_embd: usize,
+    pub n_layer: usize,
+    pub n_head: usize,
+    pub n_inner: Option<usize>,
+    pub activation_function: Activation,
+    pub resid_pdrop: f64,
+    pub embd_pdrop: f64,
+    pub attn_pdrop: f64,
+    pub layer_norm_epsilon: f64,
+    pub initializer_range: f64,
+    pub scale_attn_weights: bool,
+    pub scale_attn_by_inverse_layer_idx: bool,
+    pub tie_word_embeddings: bool,
+    pub bos_token_id: Option<u32>,
+    pub eos_token_id: Option<u32>,
+    pub pad_token_id: Option<u32>,
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for Gpt2Config {
+    /// GPT-2 small: 124 million parameters.
+    fn default() -> Self {
+        Self {
+            vocab_size: 50257,
+            n_positions: 1024,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            n_inner: None,
+            activation_function: Activation::GeluNew,
+            resid_pdrop: 0.1,
+            embd_pdrop: 0.1,
+            attn_pdrop: 0.1,
+            layer_norm_epsilon: 1e-5,
+            initializer_range: 0.02,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            tie_word_embeddings: true,
+            bos_token_id: Some(50256),
+            eos_token_id: Some(50256),
+            pad_token_id: None,
+            other: serde_json::Map::new(),
+        }
+    }
+}
+
+/// The non-linearity of the MLP, by transformers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// GELU in its tanh approximation, as GPT-2 was trained.
+    #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
+    GeluNew,
+    /// Exact GELU.
+    Gelu,
+    /// Rectifier.
+    Relu,
+    /// Swish.
+    #[serde(alias = "swish")]
+    Silu,
+}
+
+impl Activation {
+    fn apply(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::GeluNew => x.f_gelu("tanh")?,
+            Self::Gelu => x.f_gelu("none")?,
+            Self::Relu => x.f_relu()?,
+            Self::Silu => x.f_silu()?,
+        })
+    }
+}
+
+impl Gpt2Config {
+    /// Reads `config.json` of a folder, and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Json`], and [`Error::Config`] for another architecture or values out of range.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let config: Self = serde_json::from_str(&text).map_err(Error::json(&path))?;
+        if let Some(kind) = config.other.get("model_type").and_then(|kind| kind.as_str()) {
+            if kind != "gpt2" {
+                let reason = format!("is `{kind}`; this loader reads `gpt2`");
+                return Err(Error::Config { key: "model_type", reason });
+            }
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks that the values make a model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key and what would be right.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |key, reason: String| Err(Error::Config { key, reason });
+        for (key, value) in [
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_inner", self.n_inner.unwrap_or(1)),
+        ] {
+            // The upper bound keeps products of two sizes far from overflow, whatever a file claims.
+            if value == 0 || value > 1 << 24 {
+                return fail(key, format!("is {value}; a model needs 1 to {}", 1 << 24));
+            }
+        }
+        if self.n_embd % self.n_head != 0 {
+            return fail("n_head", format!("is {}, which does not divide n_embd {}", self.n_head, self.n_embd));
+        }
+        for (key, value) in
+            [("resid_pdrop", self.resid_pdrop), ("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop)]
+        {
+            if !(0.0..1.0).contains(&value) {
+                return fail(key, format!("is {value}; a dropout lies in 0 to 1, without 1"));
+            }
+        }
+        if !(self.layer_norm_epsilon > 0.0 && self.layer_norm_epsilon.is_finite()) {
+            return fail("layer_norm_epsilon", format!("is {}; it must be above 0", self.layer_norm_epsilon));
+        }
+        if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
+            return fail("initializer_range", format!("is {}; it must not be negative", self.initializer_range));
+        }
+        for key in ["add_cross_attention", "reorder_and_upcast_attn"] {
+            if self.other.get(key).and_then(serde_json::Value::as_bool) == Some(true) {
+                let reason = format!("`{key}` is true, which this model does not have");
+                return fail("model_type", reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every parameter's name, shape and start, in storage order; `Normal(initializer_range)`, with the residual
+    /// projections' deviation divided by the root of their number, as GPT-2 starts.
+    fn specs(&self) -> Vec<ParameterSpec> {
+        let (d, inner) = (self.n_embd as i64, self.n_inner.unwrap_or(4 * self.n_embd) as i64);
+        let normal = Init::Normal(self.initializer_range);
+        let residual = Init::Normal(self.initializer_range / (2.0 * self.n_layer as f64).sqrt());
+        let mut specs = Vec::new();
+        let mut add = |name: String, shape: &[i64], init| {
+            specs.push(ParameterSpec { name: format!("transformer.{name}"), shape: shape.to_vec(), init });
+        };
+        add("wte.weight".into(), &[self.vocab_size as i64, d], normal);
+        add("wpe.weight".into(), &[self.n_positions as i64, d], normal);
+        for layer in 0..self.n_layer {
+            let mut add = |name: &str, shape: &[i64], init| add(format!("h.{layer}.{name}"), shape, init);
+            add("ln_1.weight", &[d], Init::Ones);
+            add("ln_1.bias", &[d], Init::Zeros);
+            add("attn.c_attn.weight", &[d, 3 * d], normal);
+            add("attn.c_attn.bias", &[3 * d], Init::Zeros);
+            add("attn.c_proj.weight", &[d, d], residual);
+            add("attn.c_proj.bias", &[d], Init::Zeros);
+            add("ln_2.weight", &[d], Init::Ones);
+            add("ln_2.bias", &[d], Init::Zeros);
+            add("mlp.c_fc.weight", &[d, inner], normal);
+            add("mlp.c_fc.bias", &[inner], Init::Zeros);
+            add("mlp.c_proj.weight", &[inner, d], residual);
+            add("mlp.c_proj.bias", &[d], Init::Zeros);
+        }
+        add("ln_f.weight".into(), &[d], Init::Ones);
+        add("ln_f.bias".into(), &[d], Init::Zeros);
+        if !self.tie_word_embeddings {
+            let shape = vec![self.vocab_size as i64, d];
+            specs.push(ParameterSpec { name: "lm_head.weight".into(), shape, init: normal });
+        }
+        specs
+    }
+
+    /// What a tensor of a checkpoint is to this model. The oldest checkpoints lack the prefix `transformer.` and hold
+    /// the causal masks.
+    fn tensor_name(&self, name: &str) -> TensorName {
+        if name == "lm_head.weight" {
+            return if self.tie_word_embeddings { TensorName::Ignored } else { TensorName::Parameter(name.to_owned()) };
+        }
+        if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
+            return TensorName::Ignored;
+        }
+        let bare = name.strip_prefix("transformer.").unwrap_or(name);
+        TensorName::Parameter(format!("transformer.{bare}"))
+    }
+}
+
+struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// In float32, whatever the weights are held in.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.f_to_kind(Kind::Float)?, self.bias.f_to_kind(Kind::Float)?);
+        Ok(x.f_layer_norm(weight.size(), Some(&weight), Some(&bias), self.epsilon, true)?)
+    }
+}
+
+/// A linear layer with weight `[in, out]`.
+struct Conv1d {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Conv1d {
+    fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
+        Ok(bias.f_addmm(&x.f_to_kind(kind)?, &weight)?)
+    }
+}
+
+struct Attention {
+    c_attn: Conv1d,
+    c_proj: Conv1d,
+    heads: i64,
+    scale: f64,
+}
+
+struct Mlp {
+    c_fc: Conv1d,
+    c_proj: Conv1d,
+}
+
+struct Block {
+    ln_1: LayerNorm,
+    attention: Attention,
+    ln_2: LayerNorm,
+    mlp: Mlp,
+}
+
+/// A GPT-2 language model.
+pub struct Gpt2 {
+    config: Gpt2Config,
+    parameters: Parameters,
+    precision: Precision,
+    wte: Tensor,
+    wpe: Tensor,
+    blocks: Vec<Block>,
+    ln_f: LayerNorm,
+    head: Tensor,
+}
+
+impl std::fmt::Debug for Gpt2 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpt2").field("config", &self.config).field("precision", &self.precision).finish_non_exhaustive()
+    }
+}
+
+impl Gpt2 {
+    /// A model with fresh weights drawn from `seed`, held in `kind` on a device.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and libtorch's, out of memory above all.
+    pub fn new(config: Gpt2Config, seed: u64, device: Device, kind: Kind) -> Result<Self> {
+        config.validate()?;
+        let parameters = Parameters::new(config.specs(), seed, device, kind)?;
+        Self::assemble(config, parameters)
+    }
+
+    /// Loads a folder in the Hugging Face layout: `config.json` and safetensors, single or sharded. Values are cast to
+    /// `kind`; loading is strict (see [`weights::load`]).
+    ///
+    /// # Errors
+    /// Those of [`Gpt2Config::from_folder`] and [`weights::load`].
+    pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
+        let config = Gpt2Config::from_folder(folder)?;
+        let specs = config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
+        let mut parameters = Parameters::new(specs, 0, device, kind)?;
+        let report = weights::load(folder, &mut parameters, &|name| config.tensor_name(name))?;
+        Ok((Self::assemble(config, parameters)?, report))
+    }
+
+    /// A copy of this model with storage of its own, held in `kind`: a frozen reference, or weights in bfloat16 for
+    /// decoding.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    pub fn copy(&self, kind: Kind) -> Result<Self> {
+        let specs = self.config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
+        let mut parameters = Parameters::new(specs, 0, self.parameters.device(), kind)?;
+        parameters.copy_from(&self.parameters)?;
+        let mut copy = Self::assemble(self.config.clone(), parameters)?;
+        copy.precision = self.precision;
+        Ok(copy)
+    }
+
+    fn assemble(config: Gpt2Config, parameters: Parameters) -> Result<Self> {
+        let by_name = |name: String| {
+            parameters.get(&name).map(Tensor::shallow_clone).ok_or_else(|| Error::Batch(format!("no parameter {name}")))
+        };
+        let leaf = |name: &str| by_name(format!("transformer.{name}"));
+        let norm = |name: String| -> Result<LayerNorm> {
+            let (weight, bias) = (leaf(&format!("{name}.weight"))?, leaf(&format!("{name}.bias"))?);
+            Ok(LayerNorm { weight, bias, epsilon: config.layer_norm_epsilon })
+        };
+        let linear = |name: String| -> Result<Conv1d> {
+            Ok(Conv1d { weight: leaf(&format!("{name}.weight"))?, bias: leaf(&format!("{name}.bias"))? })
+        };
+        let head_size = config.n_embd / config.n_head;
+        let blocks = (0..config.n_layer)
+            .map(|layer| {
+                let mut scale = if config.scale_attn_weights { (head_size as f64).powf(-0.5) } else { 1.0 };
+                if config.scale_attn_by_inverse_layer_idx {
+                    scale /= (layer + 1) as f64;
+                }
+                Ok(Block {
+                    ln_1: norm(format!("h.{layer}.ln_1"))?,
+                    attention: Attention {
+                        c_attn: linear(format!("h.{layer}.attn.c_attn"))?,
+                        c_proj: linear(format!("h.{layer}.attn.c_proj"))?,
+                        heads: config.n_head as i64,
+                        scale,
+                    },
+                    ln_2: norm(format!("h.{layer}.ln_2"))?,
+                    mlp: Mlp {
+                        c_fc: linear(format!("h.{layer}.mlp.c_fc"))?,
+                        c_proj: linear(format!("h.{layer}.mlp.c_proj"))?,
+                    },
+                })
+            })
+            .collect::<Result<_>>()?;
+        let wte = leaf("wte.weight")?;
+        let head =
+            if config.tie_word_embeddings { wte.shallow_clone() } else { by_name("lm_head.weight".to_owned())? };
+        let (wpe, ln_f) = (leaf("wpe.weight")?, norm("ln_f".to_owned())?);
+        Ok(Self { precision: Precision::Fp32, wte, wpe, blocks, ln_f, head, config, parameters })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The kind of the products: weights that are held in bfloat16 are computed with in bfloat16.
+    fn compute_kind(&self) -> Kind {
+        if self.parameters.kind() == Kind::BFloat16 { Kind::BFloat16 } else { self.precision.kind() }
+    }
+}
+
+impl CausalLm for Gpt2 {
+    fn limits(&self) -> Limits {
+        Limits { vocabulary: self.config.vocab_size, positions: self.config.n_positions }
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            layers: self.config.n_layer,
+            heads: self.config.n_head as i64,
+            head_size: (self.config.n_embd / self.config.n_head) as i64,
+            kind: self.compute_kind(),
+        }
+    }
+
+    fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+        if let Some(cache) = cache.as_deref_mut() {
+            cache.prepare(batch)?;
+        }
+        let kind = self.compute_kind();
+        let config = &self.config;
+        let drop = |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
+        let words = Tensor::f_embedding(&self.wte, &batch.ids, -1, false, false)?;
+        let places = Tensor::f_embedding(&self.wpe, &batch.positions, -1, false, false)?;
+        let mut x = drop(words.f_add(&places)?.f_to_kind(Kind::Float)?, config.embd_pdrop)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let qkv = block.attention.c_attn.forward(&block.ln_1.forward(&x)?, kind)?;
+            let qkv = qkv.f_view([qkv.size2()?.0, 3, block.attention.heads, -1])?.f_unbind(1)?;
+            let settings = Settings {
+                scale: block.attention.scale,
+                dropout: if train { config.attn_pdrop } else { 0.0 },
+            };
+            let layer_cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
+            let [q, k, v] = &qkv[..] else { return Err(Error::Batch("projection without three parts".into())) };
+            let attended = attention::attend(q, k, v, batch, layer_cache, settings)?;
+            x = x.f_add(&drop(block.attention.c_proj.forward(&attended, kind)?, config.resid_pdrop)?)?;
+            let inner = block.mlp.c_fc.forward(&block.ln_2.forward(&x)?, kind)?;
+            let inner = config.activation_function.apply(&inner)?;
+            x = x.f_add(&drop(block.mlp.c_proj.forward(&inner, kind)?, config.resid_pdrop)?)?;
+        }
+        if let Some(cache) = cache {
+            cache.advance(batch);
+        }
+        self.ln_f.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let kind = self.compute_kind();
+        let logits = hidden.f_to_kind(kind)?.f_matmul(&self.head.f_to_kind(kind)?.f_tr()?)?;
+        Ok(logits.f_to_kind(Kind::Float)?)
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let mut config = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
+        config["model_type"] = "gpt2".into();
+        config["architectures"] = serde_json::json!(["GPT2LMHeadModel"]);
+        config["dtype"] = if self.parameters.kind() == Kind::BFloat16 { "bfloat16" } else { "float32" }.into();
+        let text = serde_json::to_vec_pretty(&config).map_err(Error::json(folder.join("config.json")))?;
+        let tensors: Vec<(String, Tensor)> = self
+            .parameters
+            .specs()
+            .iter()
+            .zip(self.parameters.leaves())
+            .map(|(spec, leaf)| (spec.name.clone(), leaf.shallow_clone()))
+            .collect();
+        weights::write_tensors(&folder.join("model.safetensors"), &tensors, &[])?;
+        weights::write_atomically(&folder.join("config.json"), &text)
+    }
+}

@@ -1,0 +1,187 @@
+//! The parameters of a model: named views of one flat tensor.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+
+/// How a parameter starts when no weights are loaded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+}
+
+/// Name, shape and start of one parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParameterSpec {
+    /// The name in Hugging Face checkpoints.
+    pub name: String,
+    /// The shape.
+    pub shape: Vec<i64>,
+    /// The start.
+    pub init: Init,
+}
+
+/// Parameters that share one flat storage, so that an optimiser, a checkpoint or a sum over devices touches one buffer.
+///
+/// Every parameter is a leaf of the autograd graph and a view of the flat tensor: what is written into one is seen in
+/// the other. Offsets are multiples of 16 elements; the gaps between parameters hold zeros.
+#[derive(Debug)]
+pub struct Parameters {
+    flat: Tensor,
+    specs: Vec<ParameterSpec>,
+    offsets: Vec<i64>,
+    leaves: Vec<Tensor>,
+}
+
+/// Elements between the starts of two parameters are a multiple of this: 64 bytes in float32, a cache line.
+const ALIGNMENT: i64 = 16;
+
+impl Parameters {
+    /// Fresh parameters on a device, drawn from `seed`: the same seed gives the same values on every run,
+    /// device and kind.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    pub fn new(specs: Vec<ParameterSpec>, seed: u64, device: Device, kind: Kind) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let mut offsets = Vec::with_capacity(specs.len());
+        let mut end = 0;
+        for spec in &specs {
+            offsets.push(end);
+            let elements: i64 = spec.shape.iter().product();
+            end += (elements + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        }
+        let flat = Tensor::f_zeros([end], (kind, device))?;
+        let mut leaves = Vec::with_capacity(specs.len());
+        // Not libtorch's generator, which the whole process shares.
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for (spec, &offset) in specs.iter().zip(&offsets) {
+            let elements: i64 = spec.shape.iter().product();
+            let mut leaf = flat.f_narrow(0, offset, elements)?.f_view(spec.shape.as_slice())?.f_detach()?;
+            match spec.init {
+                Init::Normal(std) => {
+                    let draw = |_| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut rng);
+                    let drawn: Vec<f32> = (0..elements).map(draw).collect();
+                    leaf.f_copy_(&Tensor::f_from_slice(&drawn)?.f_view(spec.shape.as_slice())?)?;
+                }
+                Init::Ones => drop(leaf.f_fill_(1.0)?),
+                Init::Zeros => {}
+            }
+            leaves.push(leaf);
+        }
+        Ok(Self { flat, specs, offsets, leaves })
+    }
+
+    /// The number of parameters as people count them: elements, without the gaps.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.leaves.iter().map(Tensor::numel).sum()
+    }
+
+    /// Names, shapes and starts, in storage order.
+    #[must_use]
+    pub fn specs(&self) -> &[ParameterSpec] {
+        &self.specs
+    }
+
+    /// Where each parameter begins in the flat tensor.
+    #[must_use]
+    pub fn offsets(&self) -> &[i64] {
+        &self.offsets
+    }
+
+    /// The leaves, in storage order.
+    #[must_use]
+    pub fn leaves(&self) -> &[Tensor] {
+        &self.leaves
+    }
+
+    /// The flat tensor `[N]` whose storage the leaves share.
+    #[must_use]
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// The flat tensor, to write to.
+    pub fn flat_mut(&mut self) -> &mut Tensor {
+        &mut self.flat
+    }
+
+    /// The device of all parameters.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.flat.device()
+    }
+
+    /// The kind in which all parameters are held.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.flat.kind()
+    }
+
+    /// Switches gradients of all leaves on or off.
+    ///
+    /// # Errors
+    /// libtorch's: only floating-point leaves can have gradients.
+    pub fn set_trainable(&self, trainable: bool) -> Result<()> {
+        for leaf in &self.leaves {
+            let _ = leaf.f_set_requires_grad(trainable)?;
+        }
+        Ok(())
+    }
+
+    /// The leaf of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.specs.iter().position(|spec| spec.name == name).map(|at| &self.leaves[at])
+    }
+
+    /// Copies all values from parameters of the same specs, changing kind and device where they differ.
+    ///
+    /// # Errors
+    /// libtorch's when the layouts differ.
+    pub fn copy_from(&mut self, other: &Self) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        self.flat.f_copy_(&other.flat)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs() -> Vec<ParameterSpec> {
+        vec![
+            ParameterSpec { name: "a".into(), shape: vec![3, 5], init: Init::Normal(1.0) },
+            ParameterSpec { name: "b".into(), shape: vec![7], init: Init::Ones },
+        ]
+    }
+
+    #[test]
+    fn leaves_share_the_flat_storage() {
+        let mut parameters = Parameters::new(specs(), 1, Device::Cpu, Kind::Float).unwrap();
+        parameters.set_trainable(true).unwrap();
+        let _guard = tch::no_grad_guard();
+        let _ = parameters.flat_mut().f_fill_(2.0).unwrap();
+        assert_eq!(parameters.get("a").unwrap().double_value(&[2, 4]), 2.0);
+        assert!(parameters.get("b").unwrap().requires_grad());
+        assert_eq!((parameters.count(), parameters.offsets()), (22, [0, 16].as_slice()));
+    }
+
+    #[test]
+    fn one_seed_is_one_model_whatever_was_drawn_before() {
+        let first = Parameters::new(specs(), 7, Device::Cpu, Kind::Float).unwrap();
+        let _ = Tensor::rand([9], (Kind::Float, Device::Cpu));
+        let second = Parameters::new(specs(), 7, Device::Cpu, Kind::Float).unwrap();
+        assert_eq!(Vec::<f32>::try_from(first.flat()).unwrap(), Vec::<f32>::try_from(second.flat()).unwrap());
+    }
+}

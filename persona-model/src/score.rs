@@ -1,0 +1,148 @@
+//! Per-token scores of targets: what every loss, perplexity and preference is made of.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::batch::{Batch, BatchBuilder, Limits};
+use crate::error::{Error, Result};
+use crate::language_model::CausalLm;
+
+/// A batch with the tokens to be scored in it: for each of S target sequences, where each of its tokens is predicted.
+///
+/// # Shapes
+/// M is the number of target tokens of all sequences together.
+#[derive(Debug)]
+pub struct TargetBatch {
+    batch: Batch,
+    /// Index into the batch's tokens of the token that predicts each target token, `[M]`.
+    predicted_at: Tensor,
+    /// The target tokens, `[M]`.
+    ids: Tensor,
+    /// The target tokens of each sequence.
+    lens: Vec<usize>,
+}
+
+/// Collects prompts and targets of a [`TargetBatch`].
+#[derive(Debug, Default)]
+pub struct TargetBatchBuilder {
+    batch: BatchBuilder,
+    predicted_at: Vec<i64>,
+    ids: Vec<i64>,
+    lens: Vec<usize>,
+    sequence: usize,
+    problem: Option<String>,
+}
+
+impl TargetBatchBuilder {
+    /// Adds a prompt and the targets that continue it, each to be scored. The prompt is computed once for all of them;
+    /// the last token of a target is predicted and never read.
+    pub fn prompt(&mut self, prompt: &[u32], targets: &[&[u32]]) {
+        if prompt.is_empty() || targets.is_empty() || targets.iter().any(|target| target.is_empty()) {
+            self.problem.get_or_insert_with(|| {
+                format!("sequence {}: a prompt and its targets need at least one token each", self.sequence)
+            });
+            return;
+        }
+        let start = self.batch.tokens();
+        let last = (start + prompt.len() - 1) as i64;
+        if let [target] = targets {
+            let row = [prompt, &target[..target.len() - 1]].concat();
+            self.batch.row(&row);
+            self.target(target, last, start + prompt.len());
+        } else {
+            let prefix = self.batch.row(prompt);
+            for target in targets {
+                let from = self.batch.tokens();
+                if target.len() > 1 {
+                    self.batch.continuation(prefix, &target[..target.len() - 1]);
+                }
+                self.target(target, last, from);
+            }
+        }
+    }
+
+    /// Notes where a target's tokens are predicted: the first by the prompt's last token, the others by their
+    /// predecessors, which stand from `from` on.
+    fn target(&mut self, target: &[u32], prompt_end: i64, from: usize) {
+        self.predicted_at.push(prompt_end);
+        self.predicted_at.extend((0..target.len() - 1).map(|at| (from + at) as i64));
+        self.ids.extend(target.iter().map(|&id| i64::from(id)));
+        self.lens.push(target.len());
+        self.sequence += 1;
+    }
+
+    /// Checks everything and puts it on a device.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::build`]; [`Error::Batch`] for an empty prompt or target, [`Error::Vocabulary`] for a target id
+    /// that the model does not have.
+    pub fn build(self, limits: Limits, device: Device) -> Result<TargetBatch> {
+        if let Some(problem) = self.problem {
+            return Err(Error::Batch(problem));
+        }
+        if let Some(&id) = self.ids.iter().find(|&&id| id as usize >= limits.vocabulary) {
+            let mut end = 0;
+            let row = self.lens.iter().position(|len| {
+                end += len;
+                self.ids[end - len..end].contains(&id)
+            });
+            return Err(Error::Vocabulary { id: id as u32, row: row.unwrap_or(0), vocabulary: limits.vocabulary });
+        }
+        Ok(TargetBatch {
+            batch: self.batch.build(limits, device)?,
+            predicted_at: Tensor::f_from_slice(&self.predicted_at)?.f_to_device(device)?,
+            ids: Tensor::f_from_slice(&self.ids)?.f_to_device(device)?,
+            lens: self.lens,
+        })
+    }
+}
+
+impl TargetBatch {
+    /// The number of target tokens M.
+    #[must_use]
+    pub fn target_tokens(&self) -> usize {
+        self.lens.iter().sum()
+    }
+
+    /// The number of target tokens of each sequence, in the order in which they were added.
+    #[must_use]
+    pub fn lens(&self) -> &[usize] {
+        &self.lens
+    }
+
+    /// The log-probability of every target token, `[M]` in float32, sequence after sequence.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn log_probs(&self, model: &dyn CausalLm, train: bool) -> Result<Tensor> {
+        let hidden = model.hidden(&self.batch, None, train)?;
+        let logits = model.logits(&hidden.f_index_select(0, &self.predicted_at)?)?;
+        token_log_probs(&logits, &self.ids)
+    }
+
+    /// Sums per sequence, `[S]`, of one number per target token, `[M]`.
+    ///
+    /// # Errors
+    /// libtorch's; [`Error::Batch`] when `per_token` has another length.
+    pub fn sums(&self, per_token: &Tensor) -> Result<Tensor> {
+        if per_token.numel() != self.target_tokens() {
+            let (got, want) = (per_token.numel(), self.target_tokens());
+            return Err(Error::Batch(format!("{got} values for {want} target tokens")));
+        }
+        let lens: Vec<i64> = self.lens.iter().map(|&len| len as i64).collect();
+        let parts = per_token.f_split_with_sizes(lens.as_slice(), 0)?;
+        let sums: Vec<Tensor> = parts.iter().map(|part| part.f_sum(Kind::Float)).collect::<Result<_, _>>()?;
+        Ok(Tensor::f_stack(&sums, 0)?)
+    }
+}
+
+/// The log-probability of a token at each of M positions, in float32: `logits [M, V]`, `ids [M]`, result `[M]`.
+///
+/// This is the one place where logits become log-probabilities; it takes any model's logits.
+///
+/// # Errors
+/// libtorch's, when shapes do not fit.
+pub fn token_log_probs(logits: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    let logits = logits.f_to_kind(Kind::Float)?;
+    let picked = logits.f_gather(-1, &ids.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
+    Ok(picked.f_sub(&logits.f_logsumexp([-1].as_slice(), false)?)?)
+}

@@ -1,0 +1,318 @@
+//! Weights in safetensors files: strict loading with a report, atomic saving.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors, View};
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::parameters::Parameters;
+
+/// What a model makes of a tensor's name in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TensorName {
+    /// The parameter of this name.
+    Parameter(String),
+    /// Known and not needed: a buffer, or a copy of a tied weight.
+    Ignored,
+}
+
+/// What loading a checkpoint found. Loading is strict: anything missing, unexpected or of another shape is an error that
+/// carries this report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// How many parameters were filled.
+    pub loaded: usize,
+    /// Parameters that no file holds.
+    pub missing: Vec<String>,
+    /// Tensors that are no parameter of the model.
+    pub unexpected: Vec<String>,
+    /// Tensors of another shape, each with both shapes.
+    pub mismatched: Vec<String>,
+    /// Tensors whose kind was changed, each with both kinds.
+    pub cast: Vec<String>,
+    /// Tensors that the model knows and does not need, such as attention masks and copies of tied weights.
+    pub ignored: Vec<String>,
+}
+
+impl LoadReport {
+    /// Whether the files hold exactly the model's parameters.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} loaded", self.loaded)?;
+        for (what, names) in [
+            ("missing", &self.missing),
+            ("unexpected", &self.unexpected),
+            ("of another shape", &self.mismatched),
+            ("cast", &self.cast),
+            ("ignored", &self.ignored),
+        ] {
+            if let Some(first) = names.first() {
+                write!(f, ", {} {what} ({first}{})", names.len(), if names.len() > 1 { ", ..." } else { "" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fills `parameters` from the safetensors of a folder in the Hugging Face layout (`model.safetensors`, or the shards
+/// of `model.safetensors.index.json`), or from one safetensors file. Values are cast to the parameters' kind.
+///
+/// The parameters are untouched when anything does not fit: everything is compared before the first value is copied.
+///
+/// # Errors
+/// [`Error::Load`] with the report unless the files hold exactly the model's parameters; [`Error::NoWeights`],
+/// [`Error::Safetensors`], [`Error::Shards`] and [`Error::Io`] for the files themselves.
+pub fn load(path: &Path, parameters: &mut Parameters, name_of: &dyn Fn(&str) -> TensorName) -> Result<LoadReport> {
+    let files: Vec<MappedFile> = weight_files(path)?.into_iter().map(MappedFile::open).collect::<Result<_>>()?;
+    let views: Vec<SafeTensors<'_>> = files.iter().map(MappedFile::tensors).collect::<Result<_>>()?;
+
+    let slots: HashMap<&str, usize> =
+        parameters.specs().iter().enumerate().map(|(at, spec)| (spec.name.as_str(), at)).collect();
+    let mut report = LoadReport::default();
+    let mut found: BTreeMap<usize, (usize, String)> = BTreeMap::new();
+    for (at, (file, tensors)) in files.iter().zip(&views).enumerate() {
+        for (name, view) in tensors.iter() {
+            let slot = match name_of(name) {
+                TensorName::Ignored => {
+                    report.ignored.push(name.to_owned());
+                    continue;
+                }
+                TensorName::Parameter(parameter) => slots.get(parameter.as_str()).copied(),
+            };
+            let Some(slot) = slot else {
+                report.unexpected.push(name.to_owned());
+                continue;
+            };
+            let spec = &parameters.specs()[slot];
+            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+            if shape != spec.shape {
+                report.mismatched.push(format!("{name}: file {shape:?}, model {:?}", spec.shape));
+            }
+            match kind_of(view.dtype()) {
+                Some(kind) if kind != parameters.kind() => {
+                    report.cast.push(format!("{name}: {kind:?} to {:?}", parameters.kind()));
+                }
+                Some(_) => {}
+                None => report.mismatched.push(format!("{name}: kind {:?} holds no weights", view.dtype())),
+            }
+            if let Some((other, _)) = found.insert(slot, (at, name.to_owned())) {
+                let (first, second) = (files[other].path.display(), file.path.display());
+                return Err(Error::Shards {
+                    path: file.path.clone(),
+                    reason: format!("{name} is there twice, in {first} and in {second}"),
+                });
+            }
+        }
+    }
+    report.missing = (0..parameters.specs().len())
+        .filter(|slot| !found.contains_key(slot))
+        .map(|slot| parameters.specs()[slot].name.clone())
+        .collect();
+    for names in [&mut report.unexpected, &mut report.mismatched, &mut report.cast, &mut report.ignored] {
+        names.sort();
+    }
+    report.loaded = found.len();
+    if !report.is_exact() {
+        return Err(Error::Load { path: path.to_path_buf(), report: Box::new(report) });
+    }
+
+    let _no_grad = tch::no_grad_guard();
+    for (slot, (file, name)) in found {
+        let failed = |source| Error::Safetensors { path: files[file].path.clone(), source };
+        let view = views[file].tensor(&name).map_err(failed)?;
+        let value = tensor_of(&view, &parameters.specs()[slot].shape)?;
+        parameters.leaves()[slot].shallow_clone().f_copy_(&value)?;
+    }
+    Ok(report)
+}
+
+/// Reads every tensor of one safetensors file, and its metadata.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Safetensors`]; [`Error::Shards`] for a kind of number that libtorch does not have.
+pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, Tensor>, HashMap<String, String>)> {
+    let file = MappedFile::open(path.to_path_buf())?;
+    let tensors = file.tensors()?;
+    let mut read = BTreeMap::new();
+    for (name, view) in tensors.iter() {
+        let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+        if kind_of(view.dtype()).is_none() {
+            let reason = format!("{name}: libtorch has no kind {:?}", view.dtype());
+            return Err(Error::Shards { path: path.to_path_buf(), reason });
+        }
+        read.insert(name.to_owned(), tensor_of(&view, &shape)?);
+    }
+    let (_, metadata) =
+        SafeTensors::read_metadata(&file.map).map_err(|source| Error::Safetensors { path: path.into(), source })?;
+    Ok((read, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// Writes tensors to one safetensors file, with `format = pt` and the given metadata. The file appears whole or not at
+/// all: it is written under a temporary name beside its place, synced, and renamed.
+///
+/// # Errors
+/// [`Error::Io`], disk full above all; what stood at `path` before is then untouched.
+pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, String)]) -> Result<()> {
+    let views: Vec<(&str, HostTensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name.as_str(), HostTensor::new(tensor)?)))
+        .collect::<Result<_>>()?;
+    let mut header = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    header.extend(metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    let bytes = safetensors::serialize(views, Some(header))
+        .map_err(|source| Error::Safetensors { path: path.to_path_buf(), source })?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes a file whole or not at all: a temporary file in the same folder, synced, then renamed.
+///
+/// # Errors
+/// [`Error::Io`]; what stood at `path` before is then untouched.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
+    file.write_all(bytes).map_err(Error::io(path))?;
+    file.as_file().sync_all().map_err(Error::io(path))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(Error::io(path))?;
+    }
+    file.persist(path).map_err(|error| Error::Io { path: path.to_path_buf(), source: error.error })?;
+    Ok(())
+}
+
+/// The safetensors files of a checkpoint.
+fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    if !path.is_dir() {
+        let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such model folder");
+        return Err(Error::Io { path: path.to_path_buf(), source: missing });
+    }
+    let single = path.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index_path = path.join("model.safetensors.index.json");
+    if !index_path.is_file() {
+        return Err(Error::NoWeights { path: path.to_path_buf() });
+    }
+    let text = std::fs::read_to_string(&index_path).map_err(Error::io(&index_path))?;
+    let index: Index = serde_json::from_str(&text).map_err(Error::json(&index_path))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    names
+        .into_iter()
+        .map(|name| {
+            // A shard's name comes from a file that somebody else wrote: it must not lead out of the folder.
+            if Path::new(&name).file_name().and_then(|file| file.to_str()) != Some(name.as_str()) {
+                let reason = format!("shard name {name:?} is a path; a shard lies beside its index");
+                return Err(Error::Shards { path: index_path.clone(), reason });
+            }
+            Ok(path.join(name))
+        })
+        .collect()
+}
+
+struct MappedFile {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl MappedFile {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        #[allow(unsafe_code)]
+        // SAFETY: the map is only read. A file that another process cuts while it is mapped ends this process, which
+        // is the known price of mapping; checkpoints are replaced by renaming, which leaves a mapped file alone.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
+        Ok(Self { path, map })
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.map)
+            .map_err(|source| Error::Safetensors { path: self.path.clone(), source })
+    }
+}
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F64 => Kind::Double,
+        Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::I16 => Kind::Int16,
+        Dtype::I8 => Kind::Int8,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::BOOL => Kind::Bool,
+        _ => return None,
+    })
+}
+
+fn tensor_of(view: &safetensors::tensor::TensorView<'_>, shape: &[i64]) -> Result<Tensor> {
+    let kind = kind_of(view.dtype()).unwrap_or(Kind::Float);
+    Ok(Tensor::f_from_data_size(view.data(), shape, kind)?)
+}
+
+/// A tensor as bytes in main memory, ready to be written.
+struct HostTensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl HostTensor {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let host = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        let (dtype, width) = match host.kind() {
+            Kind::Float => (Dtype::F32, 4),
+            Kind::Half => (Dtype::F16, 2),
+            Kind::BFloat16 => (Dtype::BF16, 2),
+            Kind::Double => (Dtype::F64, 8),
+            Kind::Int64 => (Dtype::I64, 8),
+            Kind::Int => (Dtype::I32, 4),
+            other => return Err(Error::Batch(format!("tensors of kind {other:?} are not written to safetensors"))),
+        };
+        let mut bytes = vec![0; host.numel() * width];
+        host.f_copy_data_u8(&mut bytes, host.numel())?;
+        Ok(Self { dtype, shape: host.size().iter().map(|&size| size as usize).collect(), bytes })
+    }
+}
+
+impl View for HostTensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}

@@ -1,0 +1,34 @@
+//! Tests of persona-model against transformers' numbers, its own contracts, and bad input.
+
+#[path = "../../../tests/parity/mod.rs"]
+mod parity;
+
+mod bad_input;
+mod batches;
+mod causal_lm;
+
+use persona_model::{Gpt2, Gpt2Config};
+use tch::{Device, Kind, Tensor};
+
+/// A tiny model whose logits differ from token to token.
+fn tiny() -> Gpt2 {
+    let config = Gpt2Config {
+        vocab_size: 40,
+        n_positions: 32,
+        n_embd: 16,
+        n_layer: 2,
+        n_head: 2,
+        initializer_range: 0.3,
+        resid_pdrop: 0.0,
+        embd_pdrop: 0.0,
+        attn_pdrop: 0.0,
+        ..Gpt2Config::default()
+    };
+    Gpt2::new(config, 3, Device::Cpu, Kind::Float).unwrap()
+}
+
+/// The largest difference of two tensors of one shape.
+fn difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}

@@ -1,0 +1,218 @@
+//! The settings of a training run.
+
+use persona_model::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The settings of a run. What a step computes follows from these, the model, and the data alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps of the whole run.
+    pub steps: u64,
+    /// Examples a step.
+    pub batch_size: usize,
+    /// Examples a forward pass; a step sums the gradients of as many passes as it needs.
+    pub micro_batch_size: usize,
+    /// The learning rate after warm-up.
+    pub learning_rate: f64,
+    /// Steps over which the rate rises from 0.
+    pub warmup_steps: u64,
+    /// What the rate does after warm-up.
+    pub schedule: Schedule,
+    /// AdamW's settings.
+    pub optimizer: AdamWConfig,
+    /// The gradient's global norm is cut to this; absent for no cut.
+    pub max_grad_norm: Option<f64>,
+    /// The kind of number of the products; weights and optimiser states are float32 in both.
+    pub precision: Precision,
+    /// Order, dropout and everything else that is drawn comes from this.
+    pub seed: u64,
+    /// Steps between evaluations on the validation data; 0 for one at the end only.
+    pub eval_every: u64,
+    /// Steps between checkpoints; 0 for one at the end only.
+    pub checkpoint_every: u64,
+    /// How many of the last checkpoints are kept, at least 1.
+    pub keep_checkpoints: usize,
+    /// When to stop before `steps`; absent for never.
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch_size: 32,
+            micro_batch_size: 32,
+            learning_rate: 5e-5,
+            warmup_steps: 100,
+            schedule: Schedule::Linear,
+            optimizer: AdamWConfig::default(),
+            max_grad_norm: Some(1.0),
+            precision: Precision::Fp32,
+            seed: 0,
+            eval_every: 0,
+            checkpoint_every: 0,
+            keep_checkpoints: 2,
+            early_stopping: None,
+        }
+    }
+}
+
+/// What the learning rate does after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// It stays.
+    Constant,
+    /// It falls in a line to 0 at the end of the run, as transformers' `linear`.
+    Linear,
+}
+
+/// Settings of AdamW (Loshchilov and Hutter 2019), with torch's defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay, in units of the learning rate.
+    pub weight_decay: f64,
+    /// Which parameters decay.
+    pub decay: Decay,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, decay: Decay::All }
+    }
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// Every parameter, as torch does when it is handed them all.
+    All,
+    /// Those with two or more dimensions: not biases and normalisation.
+    Matrices,
+}
+
+/// Stopping when a measured value no longer improves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// The value's name in the log, such as `eval_loss` or an evaluator's.
+    pub metric: String,
+    /// Whether lower or higher is better.
+    pub better: Better,
+    /// Evaluations without improvement after which the run stops.
+    pub patience: u32,
+}
+
+/// Which direction is an improvement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// As for a loss.
+    Lower,
+    /// As for a score.
+    Higher,
+}
+
+impl TrainConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |key, reason: &str| Err(Error::Config { key, reason: reason.to_owned() });
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        if self.steps == 0 {
+            return fail("steps", "is 0; give at least one step");
+        }
+        if self.batch_size == 0 {
+            return fail("batch_size", "is 0; give at least 1");
+        }
+        if self.micro_batch_size == 0 {
+            return fail("micro_batch_size", "is 0; give at least 1");
+        }
+        if !positive(self.learning_rate) {
+            return fail("learning_rate", "must be above 0 and finite");
+        }
+        if self.schedule == Schedule::Linear && self.warmup_steps >= self.steps {
+            return fail("warmup_steps", "must be below `steps` where the rate falls linearly afterwards");
+        }
+        if !share(self.optimizer.beta1) || !share(self.optimizer.beta2) {
+            return fail("optimizer", "beta1 and beta2 lie in 0 to 1, without 1");
+        }
+        if !positive(self.optimizer.epsilon) {
+            return fail("optimizer", "epsilon must be above 0 and finite");
+        }
+        if !(self.optimizer.weight_decay >= 0.0 && self.optimizer.weight_decay.is_finite()) {
+            return fail("optimizer", "weight_decay must not be negative");
+        }
+        if self.max_grad_norm.is_some_and(|norm| !positive(norm)) {
+            return fail("max_grad_norm", "must be above 0 and finite; leave it out for no cut");
+        }
+        if self.keep_checkpoints == 0 {
+            return fail("keep_checkpoints", "is 0; a run needs its last one to continue");
+        }
+        if self.early_stopping.as_ref().is_some_and(|stop| stop.patience == 0) {
+            return fail("early_stopping", "patience is 0; give at least 1");
+        }
+        Ok(())
+    }
+
+    /// The learning rate of a step, counted from 1. The first step of a warm-up has rate 0, as in transformers.
+    #[must_use]
+    pub fn rate_at(&self, step: u64) -> f64 {
+        let done = step.saturating_sub(1);
+        if done < self.warmup_steps {
+            return self.learning_rate * done as f64 / self.warmup_steps as f64;
+        }
+        match self.schedule {
+            Schedule::Constant => self.learning_rate,
+            Schedule::Linear => {
+                let left = self.steps.saturating_sub(done) as f64;
+                self.learning_rate * left / (self.steps - self.warmup_steps) as f64
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linear_rises_from_zero_and_falls_to_zero() {
+        let config = TrainConfig { steps: 8, warmup_steps: 3, learning_rate: 5.0, ..TrainConfig::default() };
+        let rates: Vec<f64> = (1..=9).map(|step| config.rate_at(step)).collect();
+        approx::assert_relative_eq!(
+            rates[..],
+            [0.0, 5.0 / 3.0, 10.0 / 3.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0],
+            epsilon = 1e-12
+        );
+    }
+
+    #[test]
+    fn out_of_range_settings_are_named() {
+        let base = TrainConfig::default();
+        for (config, key) in [
+            (TrainConfig { steps: 0, ..base.clone() }, "steps"),
+            (TrainConfig { learning_rate: f64::NAN, ..base.clone() }, "learning_rate"),
+            (TrainConfig { warmup_steps: 1000, ..base.clone() }, "warmup_steps"),
+            (TrainConfig { max_grad_norm: Some(0.0), ..base.clone() }, "max_grad_norm"),
+            (TrainConfig { keep_checkpoints: 0, ..base.clone() }, "keep_checkpoints"),
+        ] {
+            assert!(config.validate().unwrap_err().to_string().contains(key));
+        }
+        base.validate().unwrap();
+    }
+}

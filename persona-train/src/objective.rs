@@ -1,0 +1,135 @@
+//! What the loop asks of a task: numerators, counts, and what to log.
+
+use persona_model::CausalLm;
+use tch::Tensor;
+
+use crate::error::Result;
+
+/// A task that a model is trained on.
+///
+/// A step's loss is the sum of numerators over the sum of counts of all its micro-batches, so that the step does not
+/// depend on how it was cut up. Counts are known before the forward pass.
+pub trait Objective {
+    /// One example.
+    type Item;
+
+    /// The model that learns.
+    fn model(&self) -> &dyn CausalLm;
+
+    /// The model that learns, to write to.
+    fn model_mut(&mut self) -> &mut dyn CausalLm;
+
+    /// A name of the objective and everything about it that changes the numbers, for comparing runs.
+    fn describe(&self) -> String;
+
+    /// What the loss is a mean over, in words: `target tokens`, `pairs`.
+    fn unit(&self) -> &'static str;
+
+    /// The example's id, for messages.
+    fn id<'a>(&self, item: &'a Self::Item) -> &'a str;
+
+    /// The example's length in tokens, for putting similar ones together.
+    fn tokens(&self, item: &Self::Item) -> usize;
+
+    /// Everything of the example that is trained on, as bytes, for the fingerprint of the data.
+    fn digest(&self, item: &Self::Item, sink: &mut dyn FnMut(&[u8]));
+
+    /// What these examples add to the count by which the loss is divided.
+    fn count(&self, items: &[&Self::Item]) -> f64;
+
+    /// The forward pass. `train` switches dropout on.
+    ///
+    /// # Errors
+    /// The model's, and the objective's own through [`Error::objective`](crate::Error::objective).
+    fn evaluate(&self, items: &[&Self::Item], train: bool) -> Result<Contribution>;
+}
+
+/// What a forward pass gives.
+#[derive(Debug)]
+pub struct Contribution {
+    /// The sum of losses, a scalar in float32 with its graph.
+    pub numerator: Tensor,
+    /// Sums to be logged as means, by the name they are logged under.
+    pub means: Vec<(String, Mean)>,
+}
+
+/// A mean that is still a sum and a count, so that parts can be added.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Mean {
+    /// The sum.
+    pub sum: f64,
+    /// What it is divided by in the end.
+    pub count: f64,
+}
+
+impl Mean {
+    /// The mean; NaN for nothing.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        self.sum / self.count
+    }
+}
+
+/// Named means of several micro-batches, in the order in which the names first appeared.
+#[derive(Debug, Default)]
+pub(crate) struct Means(Vec<(String, Mean)>);
+
+impl Means {
+    pub(crate) fn add(&mut self, means: Vec<(String, Mean)>) {
+        for (name, mean) in means {
+            match self.0.iter_mut().find(|(held, _)| *held == name) {
+                Some((_, held)) => {
+                    held.sum += mean.sum;
+                    held.count += mean.count;
+                }
+                None => self.0.push((name, mean)),
+            }
+        }
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().filter(|(_, mean)| mean.count > 0.0).map(|(name, mean)| (name.as_str(), mean.value()))
+    }
+}
+
+/// Something that is measured on the model every so often, such as a score of generated replies.
+pub trait Evaluator {
+    /// Measures, and names what it measured.
+    ///
+    /// # Errors
+    /// The evaluator's own, through [`Error::objective`](crate::Error::objective).
+    fn evaluate(&mut self, model: &dyn CausalLm, step: u64) -> Result<Vec<(String, f64)>>;
+}
+
+/// Who watches a run: a progress bar, a curve.
+pub trait Observer {
+    /// A step was taken.
+    fn step(&mut self, _record: &StepRecord) {}
+
+    /// The validation data were evaluated.
+    fn evaluation(&mut self, _step: u64, _values: &[(String, f64)]) {}
+
+    /// Something worth a line happened, such as continuing from a checkpoint.
+    fn note(&mut self, _text: &str) {}
+}
+
+/// What is known of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepRecord {
+    /// The step, from 1.
+    pub step: u64,
+    /// The steps of the whole run.
+    pub steps: u64,
+    /// The loss before the update.
+    pub loss: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The gradient's norm before it was cut.
+    pub grad_norm: f64,
+    /// Tokens computed.
+    pub tokens: usize,
+    /// Seconds taken.
+    pub seconds: f64,
+    /// What else the objective measured.
+    pub values: Vec<(String, f64)>,
+}
