@@ -435,6 +435,10 @@ impl CausalLm for Gpt2 {
         self.precision = precision;
     }
 
+    fn has_dropout(&self) -> bool {
+        self.config.resid_pdrop > 0.0 || self.config.embd_pdrop > 0.0 || self.config.attn_pdrop > 0.0
+    }
+
     fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let mut config = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;

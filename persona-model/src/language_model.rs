@@ -49,6 +49,9 @@ pub trait CausalLm {
     /// Chooses the kind of number in which products are computed from now on.
     fn set_precision(&mut self, precision: Precision);
 
+    /// Whether a forward pass in training draws from libtorch's generator.
+    fn has_dropout(&self) -> bool;
+
     /// The device of the parameters.
     fn device(&self) -> Device {
         self.parameters().device()

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::adamw::{AdamW, gradient_norm};
 use crate::checkpoint::{self, Best, Checkpoints, FORMAT, State, Versions};
 use crate::config::{Better, TrainConfig};
 use crate::error::{Error, Result};
-use crate::objective::{Evaluator, Means, Objective, Observer, StepRecord};
+use crate::objective::{Contribution, Evaluator, Means, Objective, Observer, StepRecord};
 use crate::order::{Order, generator};
 
 /// How a run ended.
@@ -43,8 +43,8 @@ pub enum End {
 /// Trains a model on an objective.
 ///
 /// With a folder, the run writes `log.jsonl`, `checkpoints/` and, with early stopping, `best.safetensors`; called again
-/// on the same folder it continues, and a finished run is only loaded. One training with dropout a process: dropout is
-/// drawn from libtorch's generator, which the process shares and every micro-batch seeds anew.
+/// on the same folder it continues, and a finished run is only loaded. Dropout is drawn from libtorch's generator, which
+/// every micro-batch seeds anew: nothing else in the process may draw from it meanwhile.
 pub struct Trainer<'a, O: Objective> {
     objective: O,
     config: TrainConfig,
@@ -203,9 +203,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let mut means = Means::default();
         let mut loss = 0.0;
         for (micro, part) in items.chunks(self.config.micro_batch_size).enumerate() {
-            let seed: u64 = rand::RngExt::random(&mut generator(self.config.seed, &[step, micro as u64]));
-            tch::manual_seed(seed as i64);
-            let contribution = self.objective.evaluate(part, true)?;
+            let contribution = self.seeded_evaluate(part, &[step, micro as u64])?;
             let share = contribution.numerator.f_div_scalar(count)?;
             let value = share.f_double_value(&[])?;
             if !value.is_finite() {
@@ -246,6 +244,19 @@ impl<'a, O: Objective> Trainer<'a, O> {
             seconds: began.elapsed().as_secs_f64(),
             values: means.values().map(|(name, value)| (name.to_owned(), value)).collect(),
         })
+    }
+
+    /// A forward pass in training whose dropout follows from the seed and `place` alone. libtorch draws it from one
+    /// generator of the whole process, so two trainings take turns between seeding it and having drawn.
+    fn seeded_evaluate(&self, items: &[&O::Item], place: &[u64]) -> Result<Contribution> {
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        let _turn = self.objective.model().has_dropout().then(|| {
+            let turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+            let seed: u64 = rand::RngExt::random(&mut generator(self.config.seed, place));
+            tch::manual_seed(seed as i64);
+            turn
+        });
+        self.objective.evaluate(items, true)
     }
 
     /// The loss and the objective's values on the validation data, prefixed `eval_`, and what the evaluators measure.

@@ -1,0 +1,99 @@
+//! Other runs' checkpoints, damaged checkpoints, broken losses, unwritable places.
+
+use std::path::Path;
+
+use persona_data::EncodedExample;
+use persona_model::CausalLm;
+use persona_train::{Error, NextToken, Objective, TrainConfig, Trainer};
+
+use crate::{config, examples, tiny, weights};
+
+fn fit(folder: &Path, config: TrainConfig, data: &[EncodedExample]) -> Result<(), Error> {
+    Trainer::new(NextToken::new(tiny(0.0)), config)?.in_folder(folder).fit(data, &[]).map(|_| ())
+}
+
+fn all_files(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(all_files(&path));
+        } else {
+            files.push((path.clone(), std::fs::read(path).unwrap()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    fit(folder.path(), config(4), &examples(8)).unwrap();
+    let before = all_files(folder.path());
+    let error = fit(folder.path(), TrainConfig { learning_rate: 0.5, ..config(4) }, &examples(8)).unwrap_err();
+    assert!(error.to_string().contains("`learning_rate` was 0.01 and is now 0.5"), "{error}");
+    let error = fit(folder.path(), config(4), &examples(9)).unwrap_err();
+    assert!(error.to_string().contains("examples are others"), "{error}");
+    assert_eq!(before, all_files(folder.path()), "nothing was touched");
+}
+
+#[test]
+fn damaged_checkpoints_are_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    fit(folder.path(), config(4), &examples(8)).unwrap();
+    let checkpoint = folder.path().join("checkpoints/step-00000004");
+    let file = checkpoint.join("weights.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let error = fit(folder.path(), config(4), &examples(8)).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint { .. }) && error.to_string().contains("SHA-256"), "{error}");
+    std::fs::write(checkpoint.join("state.json"), "{\"format\": 1").unwrap();
+    let error = fit(folder.path(), config(4), &examples(8)).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint { .. }) && error.to_string().contains("state.json"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_with_step_and_rows() {
+    let mut model = tiny(0.0);
+    let _ = model.parameters_mut().flat_mut().fill_(f64::NAN);
+    let mut trainer = Trainer::new(NextToken::new(model), config(4)).unwrap();
+    let error = trainer.fit(&examples(2), &[]).unwrap_err().to_string();
+    assert!(error.contains("step 1: the loss is NaN") && error.contains("e1"), "{error}");
+}
+
+#[test]
+fn a_diverging_step_leaves_the_weights_before_it() {
+    let config = TrainConfig { learning_rate: 1e30, warmup_steps: 1, max_grad_norm: None, ..config(20) };
+    let mut trainer = Trainer::new(NextToken::new(tiny(0.0)), config).unwrap();
+    let error = trainer.fit(&examples(8), &[]).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { step: 2.., .. }), "{error}");
+    assert!(weights(trainer.into_objective().model()).iter().all(|weight| weight.is_finite()));
+}
+
+#[test]
+fn nothing_to_train_on_and_unwritable_places() {
+    let mut trainer = Trainer::new(NextToken::new(tiny(0.0)), config(4)).unwrap();
+    assert!(matches!(trainer.fit(&[], &[]), Err(Error::NoData)));
+    let folder = tempfile::tempdir().unwrap();
+    let blocked = folder.path().join("blocked");
+    std::fs::write(&blocked, "a file where the run's folder should be").unwrap();
+    assert!(fit(&blocked, config(4), &examples(8)).unwrap_err().to_string().contains("blocked"));
+    let mut long = examples(1);
+    long[0].source = vec![1; 40];
+    let mut trainer = Trainer::new(NextToken::new(tiny(0.0)), config(4)).unwrap();
+    assert!(trainer.fit(&long, &[]).unwrap_err().to_string().contains("model has 24 positions"));
+    let watched = TrainConfig {
+        early_stopping: Some(persona_train::EarlyStopping {
+            metric: "nothing".into(),
+            better: persona_train::Better::Lower,
+            patience: 1,
+        }),
+        ..config(4)
+    };
+    assert!(Trainer::new(NextToken::new(tiny(0.0)), watched.clone()).unwrap().fit(&examples(4), &[]).is_err());
+    let error = fit(folder.path(), watched, &examples(4)).unwrap_err();
+    assert!(error.to_string().contains("nothing measures `nothing`"), "{error}");
+}

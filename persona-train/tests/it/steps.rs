@@ -1,0 +1,108 @@
+//! Contract 4: a step does not depend on how it is cut into micro-batches. What is learned is learned.
+
+use persona_data::Task;
+use persona_train::{Better, EarlyStopping, End, Evaluator, NextToken, Objective, TrainConfig, Trainer, evaluate};
+
+use crate::{config, examples, tiny, weights};
+
+/// The weights after three steps, without the key biases: attention does not depend on them, so their gradient is
+/// rounding noise, which AdamW blows up to full steps.
+fn trained(micro_batch_size: usize, weighted: bool) -> Vec<f32> {
+    let mut objective = NextToken::new(tiny(0.0));
+    if weighted {
+        objective = objective.weight(Task::Selection, 0.25).unwrap();
+    }
+    let mut trainer = Trainer::new(objective, TrainConfig { micro_batch_size, ..config(3) }).unwrap();
+    trainer.fit(&examples(8), &[]).unwrap();
+    let objective = trainer.into_objective();
+    let parameters = objective.model().parameters();
+    let mut all = weights(objective.model());
+    for (spec, &offset) in parameters.specs().iter().zip(parameters.offsets()) {
+        if spec.name.ends_with("c_attn.bias") {
+            all[offset as usize + 16..offset as usize + 32].fill(0.0);
+        }
+    }
+    all
+}
+
+#[test]
+fn one_times_eight_is_eight_times_one() {
+    for weighted in [false, true] {
+        let whole = trained(8, weighted);
+        for micro in [1, 3] {
+            for (a, b) in whole.iter().zip(trained(micro, weighted)) {
+                assert!((a - b).abs() < 1e-4, "{a} {b}");
+            }
+        }
+    }
+    assert_ne!(trained(8, false), trained(8, true), "a task's weight changes the step");
+}
+
+#[test]
+fn the_loss_falls_and_tasks_are_told_apart() {
+    let data = examples(64);
+    let before = evaluate(&NextToken::new(tiny(0.0)), &data, 16).unwrap();
+    let names: Vec<&str> = before.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["loss", "loss/selection", "loss/generation"]);
+    let mut trainer = Trainer::new(NextToken::new(tiny(0.1)), config(150)).unwrap();
+    let outcome = trainer.fit(&data, &data).unwrap();
+    let (name, after) = &outcome.evaluation[0];
+    assert_eq!((name.as_str(), outcome.end, outcome.steps), ("eval_loss", End::Finished, 150));
+    assert!(*after < 0.5 * before[0].1, "{} to {after}", before[0].1);
+}
+
+/// Scores that rise twice and then no more.
+struct Scores(Vec<f64>);
+
+impl Evaluator for Scores {
+    fn evaluate(
+        &mut self,
+        _model: &dyn persona_model::CausalLm,
+        _step: u64,
+    ) -> persona_train::Result<Vec<(String, f64)>> {
+        Ok(vec![("score".to_owned(), self.0.remove(0))])
+    }
+}
+
+#[test]
+fn early_stopping_ends_the_run_and_keeps_the_best_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        eval_every: 2,
+        early_stopping: Some(EarlyStopping { metric: "score".into(), better: Better::Higher, patience: 2 }),
+        ..config(40)
+    };
+    let mut scores = Scores(vec![0.1, 0.3, 0.3, 0.2]);
+    let mut trainer =
+        Trainer::new(NextToken::new(tiny(0.0)), config.clone()).unwrap().in_folder(folder.path()).evaluated_by(&mut scores);
+    let outcome = trainer.fit(&examples(20), &[]).unwrap();
+    assert_eq!((outcome.end, outcome.steps, outcome.best.unwrap().step), (End::EarlyStopped, 8, 4));
+    let best = weights(trainer.into_objective().model());
+
+    let mut until_best = Trainer::new(NextToken::new(tiny(0.0)), TrainConfig { steps: 40, early_stopping: None, ..config.clone() })
+        .unwrap();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut watcher = StopAfter(4, stop.clone());
+    until_best = until_best.interrupted_by(stop).observed_by(&mut watcher);
+    until_best.fit(&examples(20), &[]).unwrap();
+    assert_eq!(best, weights(until_best.into_objective().model()));
+
+    // Called again, the run is over: it gives the same weights without a step.
+    let mut scores = Scores(vec![0.0]);
+    let mut again =
+        Trainer::new(NextToken::new(tiny(0.0)), config).unwrap().in_folder(folder.path()).evaluated_by(&mut scores);
+    let outcome = again.fit(&examples(20), &[]).unwrap();
+    assert_eq!((outcome.end, outcome.steps), (End::EarlyStopped, 8));
+    assert_eq!(best, weights(again.into_objective().model()));
+}
+
+/// Raises the flag after a step.
+pub(crate) struct StopAfter(pub(crate) u64, pub(crate) std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl persona_train::Observer for StopAfter {
+    fn step(&mut self, record: &persona_train::StepRecord) {
+        if record.step == self.0 {
+            self.1.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
