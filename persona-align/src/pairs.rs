@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn pairs_that_teach_nothing_are_counted_and_dropped_or_kept() {
         let replies = || Fixed(vec!["No.", " ", "yes, one  small TURTLE here.", "Yes, one small turtle there."]);
-        let prompts = PromptSet::english();
+        let prompts = PromptSet::english().unwrap();
         let options = PairOptions::default();
         let (pairs, report) = PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
         assert_eq!((report.examples, report.pairs), (4, 1));
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_generator_that_loses_replies_is_an_error() {
-        let prompts = PromptSet::english();
+        let prompts = PromptSet::english().unwrap();
         let error = PairBuilder::history_only(&prompts, PairOptions::default())
             .build(&examples(), &mut Fixed(vec!["No."]))
             .unwrap_err();
