@@ -78,6 +78,11 @@ impl Turn {
     pub fn new(speaker: Speaker, text: impl Into<String>) -> Self {
         Self { speaker, text: text.into(), relevant: None, candidates: Vec::new() }
     }
+
+    /// Whether the text is more than white space.
+    fn says_something(&self) -> bool {
+        !self.text.trim().is_empty()
+    }
 }
 
 /// A conversation of two speakers with the persona of each.
@@ -99,37 +104,47 @@ impl Dialogue {
     }
 
     /// The examples of this dialogue: one for each turn of the chosen responders that has at least one turn before it,
-    /// text on both sides, and at most `options.history_turns` of history.
+    /// text on both sides, and at most `options.history_turns` of history. Turns without text are no part of a history.
     pub fn examples(&self, options: &ExampleOptions) -> Vec<Example> {
-        let window = options.history_turns.unwrap_or(usize::MAX);
-        let wanted = |turn: &Turn| match options.responder {
-            Responder::One => turn.speaker == Speaker::One,
-            Responder::Two => turn.speaker == Speaker::Two,
-            Responder::Both => true,
-        };
-        let mut examples = Vec::new();
-        for (at, turn) in self.turns.iter().enumerate().skip(1) {
-            if !wanted(turn) || turn.text.trim().is_empty() {
-                continue;
-            }
-            let history = self.turns[at.saturating_sub(window)..at]
+        let example = |(at, turn, past): (usize, &Turn, &[Turn])| Example {
+            id: format!("{}#{at}", self.id),
+            persona: self.persona(turn.speaker).to_vec(),
+            history: past
                 .iter()
-                .filter(|past| !past.text.trim().is_empty())
+                .filter(|past| past.says_something())
                 .map(|past| Utterance {
                     role: if past.speaker == turn.speaker { Role::Agent } else { Role::Partner },
                     text: past.text.clone(),
                 })
-                .collect();
-            examples.push(Example {
-                id: format!("{}#{at}", self.id),
-                persona: self.persona(turn.speaker).to_vec(),
-                history,
-                response: turn.text.clone(),
-                relevant: turn.relevant.clone(),
-                candidates: turn.candidates.clone(),
-            });
-        }
-        examples
+                .collect(),
+            response: turn.text.clone(),
+            relevant: turn.relevant.clone(),
+            candidates: turn.candidates.clone(),
+        };
+        self.responses(options).map(example).collect()
+    }
+
+    /// How many [`examples`](Self::examples) the dialogue gives.
+    #[must_use]
+    pub fn example_count(&self, options: &ExampleOptions) -> usize {
+        self.responses(options).count()
+    }
+
+    /// Each response with its index and the turns of its history.
+    fn responses(&self, options: &ExampleOptions) -> impl Iterator<Item = (usize, &Turn, &[Turn])> {
+        let window = options.history_turns.unwrap_or(usize::MAX);
+        let responder = options.responder;
+        let wanted = move |turn: &Turn| match responder {
+            Responder::One => turn.speaker == Speaker::One,
+            Responder::Two => turn.speaker == Speaker::Two,
+            Responder::Both => true,
+        };
+        let responses = self.turns.iter().enumerate().skip(1);
+        let responses = responses.filter(move |(_, turn)| wanted(turn) && turn.says_something());
+        responses.filter_map(move |(at, turn)| {
+            let past = self.turns.get(at.saturating_sub(window)..at).unwrap_or_default();
+            (window == 0 || past.iter().any(Turn::says_something)).then_some((at, turn, past))
+        })
     }
 }
 

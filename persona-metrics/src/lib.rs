@@ -1,1 +1,80 @@
-//! persona-metrics
+//! Text metrics for dialogue agents with a persona. Strings go in, a score and its signature come out; no model, no
+//! libtorch, no other crate of this workspace.
+//!
+//! ```
+//! use persona_metrics::Bleu;
+//!
+//! let hypotheses = ["i love florida .", "do you have a dog ?"];
+//! let references = ["i love florida in the winter .", "do you like your dog ?"];
+//! println!("{}", Bleu::pycocoevalcap().corpus(&hypotheses, &references)?);
+//! # let scores = Bleu::pycocoevalcap().corpus(&hypotheses, &references)?;
+//! # assert!(scores.to_string().starts_with("BLEU-1 = 59.27 | variant:pycocoevalcap|"), "{scores}");
+//! # Ok::<(), persona_metrics::Error>(())
+//! ```
+//!
+//! prints one line an order, such as
+//!
+//! ```text
+//! BLEU-1 = 59.27 | variant:pycocoevalcap|case:mixed|pre:none|split:whitespace|swap:no|order:1|refs:1|version:persona-metrics-0.1.0
+//! ```
+//!
+//! # The metrics
+//!
+//! | type | scores | follows |
+//! |---|---|---|
+//! | [`Bleu`] | BLEU-1 to BLEU-4 | pycocoevalcap; PAL's swapped arguments by option |
+//! | [`RougeL`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
+//! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
+//! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
+//! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
+//! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
+//! | [`Perplexity`] | token level, example mean, word level | Hugging Face and ParlAI, PAL's code |
+//! | [`Consistency`] | C.score, by a [`PersonaJudge`] | Madotto et al. 2019 (sum), PAL's code (maximum) |
+//!
+//! # Corpora of any size
+//!
+//! A corpus score is computed from statistics that are sums: collect them line by line, on threads or on machines
+//! (they are serde types), merge them in any order, and ask for the score once. The result has the same bits whatever
+//! the order, the shards and the number of threads were.
+//!
+//! ```
+//! use persona_metrics::RougeL;
+//!
+//! let rouge = RougeL::pycocoevalcap();
+//! let mut first = rouge.statistics();
+//! first.update("i have a dog", "i have two dogs")?;
+//! let mut second = rouge.statistics();
+//! second.update("hello", &["hi", "hello there"])?;
+//! second.merge(&first)?;
+//! println!("{}", second.score()?);
+//! # Ok::<(), persona_metrics::Error>(())
+//! ```
+//!
+//! # What is not silent
+//!
+//! Lists of unequal length, an empty corpus, an example without references, a ratio with nothing to divide by, NaN from
+//! a judge or a model: each is an [`Error`], never a panic and never a NaN. Empty texts are allowed and have the value
+//! that the package followed gives them. Two scores may be compared when their signatures are equal.
+
+mod bleu;
+mod consistency;
+mod copying;
+mod diversity;
+mod error;
+mod perplexity;
+mod rouge;
+mod score;
+mod selection;
+mod statistics;
+mod tokens;
+
+pub use bleu::{Bleu, BleuStats};
+pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement, PersonaJudge};
+pub use copying::{CopyRate, CopyStats};
+pub use diversity::{Distinct, DistinctStats, DistinctVariant, Entropy, EntropyStats, EntropyVariant};
+pub use error::{Error, Result};
+pub use perplexity::{Perplexity, PerplexityStats};
+pub use rouge::{RougeL, RougeLStats};
+pub use score::{Score, Scores, Signature, Unit};
+pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
+pub use tokens::{PreTokenization, Texts};

@@ -4,3 +4,4 @@
 mod parity;
 
 mod decoding;
+mod selecting;

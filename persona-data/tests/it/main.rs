@@ -1,0 +1,20 @@
+//! Integration tests of persona-data: one binary.
+
+// Helpers of tests may panic as tests do; clippy.toml reaches test functions only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::PathBuf;
+
+mod bad_input;
+#[cfg(feature = "encode")]
+mod encode;
+mod full_data;
+mod label;
+mod loaders;
+mod prompt;
+mod split;
+
+/// A file of `tests/fixtures`.
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}

@@ -1,0 +1,94 @@
+//! Decoding of text, and scores of given replies.
+
+use persona_data::{EncodedExample, ExampleEncoder, ReplyGenerator};
+use persona_model::{CausalLm, TargetBatchBuilder};
+
+use crate::decoder::Decoder;
+use crate::error::Result;
+use crate::sampling::DecodeConfig;
+
+/// A model with its tokenizer and prompts: generates text.
+#[derive(Clone, Copy)]
+pub struct TextGenerator<'a> {
+    pub(crate) model: &'a dyn CausalLm,
+    pub(crate) encoder: &'a ExampleEncoder,
+    pub(crate) config: DecodeConfig,
+    progress: Option<&'a dyn Fn(usize)>,
+}
+
+impl std::fmt::Debug for TextGenerator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextGenerator").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<'a> TextGenerator<'a> {
+    /// A generator whose replies end at the tokenizer's EOS.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for impossible settings; the tokenizer's error when it is not the model's.
+    pub fn new(model: &'a dyn CausalLm, encoder: &'a ExampleEncoder, config: DecodeConfig) -> Result<Self> {
+        config.validate()?;
+        encoder.tokenizer().check_vocabulary(model.limits().vocabulary)?;
+        Ok(Self { model, encoder, config, progress: None })
+    }
+
+    /// Calls this with the number of prompts done, after every batch.
+    #[must_use]
+    pub fn watched_by(mut self, progress: &'a dyn Fn(usize)) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// The replies to encoded prompts, without special tokens and surrounding white space.
+    pub(crate) fn continue_ids(&self, prompts: &[Vec<u32>]) -> Result<Vec<String>> {
+        let tokenizer = self.encoder.tokenizer();
+        let mut decoder = Decoder::new(self.model, self.config, &[tokenizer.eos_id()])?;
+        if let Some(progress) = self.progress {
+            decoder = decoder.watched_by(progress);
+        }
+        decoder
+            .generate(prompts)?
+            .iter()
+            .map(|ids| Ok(tokenizer.decode(ids, true)?.trim().to_owned()))
+            .collect()
+    }
+}
+
+impl ReplyGenerator for TextGenerator<'_> {
+    type Error = crate::Error;
+
+    fn replies(&mut self, prompts: &[String]) -> Result<Vec<String>> {
+        let tokenizer = self.encoder.tokenizer();
+        let prompts = prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>, _>>()?;
+        self.continue_ids(&prompts)
+    }
+}
+
+/// The log-probability of an example's target under a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TargetScore {
+    /// Summed over the target's tokens, EOS included, in nats.
+    pub log_prob: f64,
+    /// The target's tokens.
+    pub tokens: usize,
+}
+
+/// Scores the targets of examples, `batch_size` at a time.
+///
+/// # Errors
+/// The model's.
+pub fn score_targets(model: &dyn CausalLm, examples: &[EncodedExample], batch_size: usize) -> Result<Vec<TargetScore>> {
+    let _no_grad = tch::no_grad_guard();
+    let mut scores = Vec::with_capacity(examples.len());
+    for part in examples.chunks(batch_size.max(1)) {
+        let mut builder = TargetBatchBuilder::default();
+        for example in part {
+            builder.prompt(&example.source, &[&example.target]);
+        }
+        let batch = builder.build(model.limits(), model.device())?;
+        let sums = Vec::<f64>::try_from(batch.sums(&batch.log_probs(model, false)?)?)?;
+        scores.extend(sums.iter().zip(batch.lens()).map(|(&log_prob, &tokens)| TargetScore { log_prob, tokens }));
+    }
+    Ok(scores)
+}

@@ -1,0 +1,317 @@
+//! C.score: does a judge find the replies to follow from the persona.
+
+use std::error::Error as StdError;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, same_length};
+use crate::score::{Score, Signature, Unit};
+use crate::tokens::Texts;
+
+const NAME: &str = "C.score";
+
+/// What a description says about a reply: the three classes of natural language inference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Judgement {
+    /// The reply contradicts the description: -1.
+    Contradiction,
+    /// Neither: 0.
+    Neutral,
+    /// The reply follows from, or restates, the description: +1.
+    Entailment,
+}
+
+impl Judgement {
+    /// The classes in the order of PAL's judge, for [`Judgement::from_scores`].
+    pub const CONTRADICTION_FIRST: [Judgement; 3] =
+        [Judgement::Contradiction, Judgement::Neutral, Judgement::Entailment];
+
+    /// The value that C.score sums: -1, 0 or 1.
+    pub fn value(self) -> i64 {
+        match self {
+            Judgement::Contradiction => -1,
+            Judgement::Neutral => 0,
+            Judgement::Entailment => 1,
+        }
+    }
+
+    /// The class with the highest logit or probability; `scores[i]` belongs to `classes[i]`, and the first of equal
+    /// scores wins.
+    ///
+    /// # Errors
+    /// A score that is NaN or infinite.
+    pub fn from_scores(scores: [f64; 3], classes: [Judgement; 3]) -> Result<Self> {
+        if scores.iter().any(|score| !score.is_finite()) {
+            return Err(Error::JudgeScores { scores });
+        }
+        let [first, second, third] = scores;
+        let [class_1, class_2, class_3] = classes;
+        Ok(if first >= second && first >= third {
+            class_1
+        } else if second >= third {
+            class_2
+        } else {
+            class_3
+        })
+    }
+}
+
+/// Judges whether replies follow from descriptions of their speaker. Usually an NLI classifier with the description as
+/// premise and the reply as hypothesis. None ships here, and nothing else is computed under C.score's name.
+pub trait PersonaJudge {
+    /// Name for the signature: model, revision, what it was trained on. Not to contain `|`.
+    fn name(&self) -> String;
+
+    /// One judgement for each (description, reply) pair, in order.
+    ///
+    /// # Errors
+    /// Whatever keeps the judge from judging; NaN among its own scores is one
+    /// ([`Judgement::from_scores`] reports it).
+    fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, Box<dyn StdError + Send + Sync>>;
+}
+
+/// How the judgements of a persona's descriptions become one value a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ConsistencyForm {
+    /// The sum over descriptions (Madotto et al. 2019): an empty persona has 0.
+    Sum,
+    /// The maximum over descriptions, as PAL's released code: in -1 to 1, close to the share of replies that restate
+    /// some description.
+    Max,
+}
+
+/// C.score: the mean over replies of the sum or maximum of their judgements. See [`PersonaJudge`].
+///
+/// A high value rewards inserting the persona into every reply: set the gold replies' value beside a system's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Consistency {
+    form: ConsistencyForm,
+}
+
+impl Consistency {
+    /// Pairs that one call of the judge gets in [`Consistency::corpus`]: enough for a classifier to fill its batches
+    /// and sort them by length.
+    const BATCH: usize = 1024;
+
+    /// The sum over descriptions, as published by Madotto et al. 2019.
+    pub fn sum() -> Self {
+        Self { form: ConsistencyForm::Sum }
+    }
+
+    /// The maximum over descriptions, as PAL's released code.
+    pub fn max() -> Self {
+        Self { form: ConsistencyForm::Max }
+    }
+
+    /// Empty statistics for the judgements of the judge so named.
+    pub fn statistics(&self, judge: impl Into<String>) -> ConsistencyStats {
+        ConsistencyStats { settings: *self, judge: judge.into(), replies: 0, sum: 0 }
+    }
+
+    /// C.score of a corpus. `personas` holds the descriptions of each reply's speaker. The judge is called with at most
+    /// 1024 pairs at a time, on this thread; how many its model takes at once is its own affair.
+    ///
+    /// # Errors
+    /// Lists of unequal length, an empty corpus, a judge that fails or answers for another number of pairs; with
+    /// [`Consistency::max`] an empty persona.
+    pub fn corpus<J, H, P>(&self, judge: &J, replies: &[H], personas: &[P]) -> Result<Score>
+    where
+        J: PersonaJudge + ?Sized,
+        H: AsRef<str>,
+        P: Texts,
+    {
+        same_length("replies", replies.len(), "personas", personas.len())?;
+        let pairs: Vec<(&str, &str)> = replies
+            .iter()
+            .zip(personas)
+            .flat_map(|(reply, persona)| persona.texts().map(|description| (description, reply.as_ref())))
+            .collect();
+        let name = judge.name();
+        let mut judgements = Vec::with_capacity(pairs.len());
+        for (batch, pairs) in pairs.chunks(Self::BATCH).enumerate() {
+            let answers = judge.judge(pairs).map_err(|source| Error::Judge {
+                judge: name.clone(),
+                first_pair: batch * Self::BATCH,
+                source,
+            })?;
+            if answers.len() != pairs.len() {
+                return Err(Error::JudgeCount { judge: name, asked: pairs.len(), answered: answers.len() });
+            }
+            judgements.extend(answers);
+        }
+        let mut statistics = self.statistics(name);
+        let mut rest = judgements.as_slice();
+        for (index, persona) in personas.iter().enumerate() {
+            // One judgement a pair was checked above, so that the split is never short.
+            let (own, others) = rest.split_at(persona.texts().count().min(rest.len()));
+            statistics.update(own).map_err(|error| error.at(index))?;
+            rest = others;
+        }
+        statistics.score()
+    }
+
+    fn signature(&self, judge: &str) -> String {
+        let form = match self.form {
+            ConsistencyForm::Sum => "sum",
+            ConsistencyForm::Max => "max",
+        };
+        format!("variant:{form}|judge:{judge}")
+    }
+}
+
+/// Sums of judged replies. Shards of a corpus are merged in any order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsistencyStats {
+    settings: Consistency,
+    judge: String,
+    replies: u64,
+    sum: i64,
+}
+
+impl ConsistencyStats {
+    /// Adds one reply: the judgements of all descriptions of its speaker.
+    ///
+    /// # Errors
+    /// With [`Consistency::max`] an empty persona, whose maximum does not exist.
+    pub fn update(&mut self, judgements: &[Judgement]) -> Result<()> {
+        let values = judgements.iter().map(|judgement| judgement.value());
+        let value = match self.settings.form {
+            ConsistencyForm::Sum => values.sum(),
+            ConsistencyForm::Max => values.max().ok_or(Error::NoDescriptions)?,
+        };
+        self.sum = self.sum.saturating_add(value);
+        self.replies = self.replies.saturating_add(1);
+        Ok(())
+    }
+
+    /// Adds the sums of another part of the corpus.
+    ///
+    /// # Errors
+    /// The other part has another form or another judge.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        if (self.settings, &self.judge) != (other.settings, &other.judge) {
+            return Err(Error::SettingsDiffer {
+                left: self.settings.signature(&self.judge),
+                right: other.settings.signature(&other.judge),
+            });
+        }
+        self.sum = self.sum.saturating_add(other.sum);
+        self.replies = self.replies.saturating_add(other.replies);
+        Ok(())
+    }
+
+    /// The mean over everything added so far.
+    ///
+    /// # Errors
+    /// Nothing was added.
+    pub fn score(&self) -> Result<Score> {
+        if self.replies == 0 {
+            return Err(Error::EmptyCorpus { metric: NAME });
+        }
+        let value = self.sum as f64 / self.replies as f64;
+        Score::new(NAME, NAME, value, Unit::Plain, Signature::new(self.settings.signature(&self.judge)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Reads its judgement off the description's first letter, and keeps the sizes of its batches.
+    struct ByLetter {
+        pairs: Cell<usize>,
+        largest: Cell<usize>,
+    }
+
+    impl PersonaJudge for ByLetter {
+        fn name(&self) -> String {
+            "by-letter".to_owned()
+        }
+
+        fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, Box<dyn StdError + Send + Sync>> {
+            self.pairs.set(self.pairs.get() + pairs.len());
+            self.largest.set(self.largest.get().max(pairs.len()));
+            pairs
+                .iter()
+                .map(|(description, _)| match description.chars().next() {
+                    Some('e') => Ok(Judgement::Entailment),
+                    Some('n') => Ok(Judgement::Neutral),
+                    Some('c') => Ok(Judgement::Contradiction),
+                    Some('-') => {
+                        Ok(Judgement::from_scores([f64::NAN, 0.0, 0.0], Judgement::CONTRADICTION_FIRST)?)
+                    }
+                    _ => Err("unreadable".into()),
+                })
+                .skip(usize::from(pairs.iter().any(|(_, reply)| *reply == "short")))
+                .collect()
+        }
+    }
+
+    fn judge() -> ByLetter {
+        ByLetter { pairs: Cell::new(0), largest: Cell::new(0) }
+    }
+
+    #[test]
+    fn sum_and_maximum() {
+        let personas = [vec!["e", "e", "c"], vec!["c", "c"], vec!["n", "c"]];
+        let replies = ["", "", ""];
+        let sum = Consistency::sum().corpus(&judge(), &replies, &personas).unwrap();
+        assert_eq!(sum.value(), (1.0 - 2.0 - 1.0) / 3.0);
+        assert!(sum.to_string().starts_with("C.score = -0.67 | variant:sum|judge:by-letter|"), "{sum}");
+        let max = Consistency::max().corpus(&judge(), &replies, &personas).unwrap();
+        assert_eq!(max.value(), (1.0 - 1.0 + 0.0) / 3.0);
+    }
+
+    #[test]
+    fn pairs_come_in_bounded_batches() {
+        let personas = vec![vec!["e", "n", "c"]; 1000];
+        let replies = vec!["x"; 1000];
+        let judge = judge();
+        assert_eq!(Consistency::sum().corpus(&judge, &replies, &personas).unwrap().value(), 0.0);
+        assert_eq!((judge.pairs.get(), judge.largest.get()), (3000, 1024));
+    }
+
+    #[test]
+    fn a_failing_judge_is_an_error() {
+        let score = |description, reply| Consistency::sum().corpus(&judge(), &[reply], &[[description]]);
+        assert!(matches!(score("?", "x"), Err(Error::Judge { first_pair: 0, .. })));
+        let nan = score("-", "x").unwrap_err();
+        let source = StdError::source(&nan).unwrap().downcast_ref::<Error>().unwrap();
+        assert!(matches!(source, Error::JudgeScores { .. }), "{source}");
+        assert!(matches!(score("e", "short"), Err(Error::JudgeCount { asked: 1, answered: 0, .. })));
+    }
+
+    #[test]
+    fn an_empty_persona_has_a_sum_and_no_maximum() {
+        let empty: [[&str; 0]; 1] = [[]];
+        assert_eq!(Consistency::sum().corpus(&judge(), &["x"], &empty).unwrap().value(), 0.0);
+        let max = Consistency::max().corpus(&judge(), &["x"], &empty);
+        assert!(matches!(max, Err(Error::Example { index: 0, .. })), "{max:?}");
+    }
+
+    #[test]
+    fn bad_input_is_an_error() {
+        let none: [&str; 0] = [];
+        assert!(matches!(Consistency::sum().corpus(&judge(), &none, &none), Err(Error::EmptyCorpus { .. })));
+        assert!(matches!(
+            Consistency::sum().corpus(&judge(), &["x"], &none),
+            Err(Error::LengthMismatch { .. })
+        ));
+        let mut statistics = Consistency::sum().statistics("a");
+        assert!(statistics.merge(&Consistency::sum().statistics("b")).is_err());
+        assert!(statistics.merge(&Consistency::max().statistics("a")).is_err());
+    }
+
+    #[test]
+    fn the_first_of_equal_scores_wins() {
+        let of = |scores| Judgement::from_scores(scores, Judgement::CONTRADICTION_FIRST).unwrap();
+        assert_eq!(of([1.0, 1.0, 1.0]), Judgement::Contradiction);
+        assert_eq!(of([0.0, 1.0, 1.0]), Judgement::Neutral);
+        assert_eq!(of([0.0, 1.0, 1.5]), Judgement::Entailment);
+    }
+}

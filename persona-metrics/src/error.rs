@@ -1,0 +1,139 @@
+//! What can go wrong when a metric is computed.
+
+use std::error::Error as StdError;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An input for which a metric has no value. A score that would be NaN or infinite is one of these instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two lists that belong together differ in length.
+    #[error("{left} {left_name} but {right} {right_name}: give one entry of each per example")]
+    LengthMismatch {
+        /// What the first list holds.
+        left_name: &'static str,
+        /// Length of the first list.
+        left: usize,
+        /// What the second list holds.
+        right_name: &'static str,
+        /// Length of the second list.
+        right: usize,
+    },
+    /// A corpus score was asked for before anything was counted.
+    #[error("{metric}: the corpus is empty; a score needs at least one example")]
+    EmptyCorpus {
+        /// Name of the metric.
+        metric: &'static str,
+    },
+    /// An example without references. An empty text is a reference, an empty list is not.
+    #[error("{metric}: no reference; give at least one, or leave the example out")]
+    NoReferences {
+        /// Name of the metric.
+        metric: &'static str,
+    },
+    /// The swapped argument order is defined for one reference per hypothesis only.
+    #[error(
+        "{metric}: the swapped order takes exactly one reference a hypothesis, here are {references}; \
+         use the standard order"
+    )]
+    SwapNeedsOneReference {
+        /// Name of the metric.
+        metric: &'static str,
+        /// How many references the example has.
+        references: usize,
+    },
+    /// No text is long enough for a single n-gram, so that a ratio would divide by zero.
+    #[error("{metric}-{order}: no text of the corpus has {order} tokens; the ratio has no value")]
+    NoNgrams {
+        /// Name of the metric.
+        metric: &'static str,
+        /// Order of the n-grams.
+        order: usize,
+    },
+    /// Statistics collected under different settings were merged.
+    #[error("statistics of different settings cannot be merged: {left} and {right}")]
+    SettingsDiffer {
+        /// Settings of the statistics merged into.
+        left: String,
+        /// Settings of the statistics to add.
+        right: String,
+    },
+    /// A negative log-likelihood that is NaN, infinite or clearly below zero.
+    #[error("perplexity: {nll} over {tokens} tokens is no sum of negative log-likelihoods")]
+    InvalidNll {
+        /// The sum that was handed in.
+        nll: f64,
+        /// The tokens that it was taken over.
+        tokens: u64,
+    },
+    /// An example without a single target token: its mean would be 0 / 0.
+    #[error("perplexity: the example has no target token; leave it out")]
+    NoTargetTokens,
+    /// The per-word form was asked for, but the words are not known.
+    #[error("perplexity: no word was counted, or an example came without its text; hand in every text")]
+    UnknownWords,
+    /// A number that left the finite range, or a running sum that left its own.
+    #[error("{metric}: the value {value} is outside the range that can be represented")]
+    OutOfRange {
+        /// Name of the metric.
+        metric: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// C.score's maximum over descriptions has no value for an empty persona.
+    #[error("C.score: the maximum over descriptions needs at least one description; leave the example out")]
+    NoDescriptions,
+    /// The judge gave a NaN or infinite class score.
+    #[error("C.score: the judge gave the class scores {scores:?}; they have to be finite")]
+    JudgeScores {
+        /// The scores, in the order in which the judge gave them.
+        scores: [f64; 3],
+    },
+    /// The judge answered for another number of pairs than it was asked about.
+    #[error("C.score: the judge {judge:?} was asked about {asked} pairs and answered {answered}")]
+    JudgeCount {
+        /// Name of the judge.
+        judge: String,
+        /// Pairs in the batch.
+        asked: usize,
+        /// Judgements that came back.
+        answered: usize,
+    },
+    /// The judge failed.
+    #[error("C.score: the judge {judge:?} failed on the batch that starts at pair {first_pair}")]
+    Judge {
+        /// Name of the judge.
+        judge: String,
+        /// Index of the batch's first (description, reply) pair, counted over the whole call.
+        first_pair: usize,
+        /// The judge's own error.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// An error in one example of a corpus.
+    #[error("example {index} (counted from 0)")]
+    Example {
+        /// Index of the example in the lists that were handed in.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    pub(crate) fn at(self, index: usize) -> Self {
+        Error::Example { index, source: Box::new(self) }
+    }
+}
+
+pub(crate) fn same_length(
+    left_name: &'static str,
+    left: usize,
+    right_name: &'static str,
+    right: usize,
+) -> Result<()> {
+    if left == right { Ok(()) } else { Err(Error::LengthMismatch { left_name, left, right_name, right }) }
+}

@@ -1,0 +1,206 @@
+//! Texts, and how they become tokens: Python's string semantics, which the reference packages are built on.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// One text or several: the references of a hypothesis, or the descriptions of a persona.
+///
+/// `"one reference"`, `String`, `vec!["a", "b"]`, `["a", "b"]` and slices of these all are [`Texts`].
+pub trait Texts {
+    /// The texts in order.
+    fn texts(&self) -> impl Iterator<Item = &str>;
+}
+
+impl Texts for str {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self)
+    }
+}
+
+impl Texts for String {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.as_str())
+    }
+}
+
+impl<S: AsRef<str>> Texts for [S] {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(AsRef::as_ref)
+    }
+}
+
+impl<S: AsRef<str>, const N: usize> Texts for [S; N] {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(AsRef::as_ref)
+    }
+}
+
+impl<S: AsRef<str>> Texts for Vec<S> {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(AsRef::as_ref)
+    }
+}
+
+impl<T: Texts + ?Sized> Texts for &T {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        (**self).texts()
+    }
+}
+
+/// What is done to a text before it is split at white space.
+///
+/// Scores of word overlap depend on it more than on the model: PERSONA-CHAT's gold replies have their punctuation
+/// spaced out (`i love florida .`), most generated text has not (`I love Florida.`). It is part of every signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PreTokenization {
+    /// The text as it is, which is what pycocoevalcap and DialoGPT's scripts do.
+    #[default]
+    None,
+    /// A space on both sides of each of Python's 32 `string.punctuation` characters, runs of spaces made one, both
+    /// ends stripped. Other punctuation (`。`, `…`) stays as it is.
+    SpacePunctuation,
+}
+
+/// Which of Python's two splits a package uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Split {
+    /// `str.split()`: at runs of white space, no empty tokens.
+    Whitespace,
+    /// `str.split(" ")`: at each U+0020, empty tokens kept, so that an empty text is one empty token.
+    Space,
+}
+
+/// The way from a text to its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Preprocessing {
+    pub(crate) pre_tokenization: PreTokenization,
+    pub(crate) lowercase: bool,
+    pub(crate) split: Split,
+}
+
+impl Preprocessing {
+    pub(crate) const fn new(split: Split) -> Self {
+        Self { pre_tokenization: PreTokenization::None, lowercase: false, split }
+    }
+
+    /// The text as it is handed to [`Preprocessing::split`].
+    pub(crate) fn prepare<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let text = if self.lowercase { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
+        match self.pre_tokenization {
+            PreTokenization::None => text,
+            PreTokenization::SpacePunctuation => Cow::Owned(space_punctuation(&text)),
+        }
+    }
+
+    /// Tokens of a prepared text.
+    pub(crate) fn split<'t>(&self, prepared: &'t str) -> Vec<&'t str> {
+        match self.split {
+            Split::Whitespace => split_whitespace(prepared).collect(),
+            Split::Space => prepared.split(' ').collect(),
+        }
+    }
+
+    /// The part of a signature that names these settings.
+    pub(crate) fn signature(&self) -> String {
+        let case = if self.lowercase { "lower" } else { "mixed" };
+        let pre = match self.pre_tokenization {
+            PreTokenization::None => "none",
+            PreTokenization::SpacePunctuation => "space-punctuation",
+        };
+        let split = match self.split {
+            Split::Whitespace => "whitespace",
+            Split::Space => "space",
+        };
+        format!("case:{case}|pre:{pre}|split:{split}")
+    }
+}
+
+/// Python's `str.isspace` for one character: Unicode's white space and the four separators U+001C to U+001F, which
+/// [`char::is_whitespace`] leaves out.
+pub(crate) fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// Python's `str.split()`.
+pub(crate) fn split_whitespace(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_python_space).filter(|token| !token.is_empty())
+}
+
+fn space_punctuation(text: &str) -> String {
+    let mut spaced = String::with_capacity(text.len() + 16);
+    let push_space = |to: &mut String| {
+        if !to.ends_with(' ') {
+            to.push(' ');
+        }
+    };
+    for c in text.chars() {
+        if c.is_ascii_punctuation() {
+            push_space(&mut spaced);
+            spaced.push(c);
+            spaced.push(' ');
+        } else if c == ' ' {
+            push_space(&mut spaced);
+        } else {
+            spaced.push(c);
+        }
+    }
+    spaced.trim_matches(is_python_space).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `[c for c in map(chr, range(0x110000)) if c.isspace()]` in Python 3.11.
+    const PYTHON_SPACES: [u32; 29] = [
+        0x9, 0xa, 0xb, 0xc, 0xd, 0x1c, 0x1d, 0x1e, 0x1f, 0x20, 0x85, 0xa0, 0x1680, 0x2000, 0x2001, 0x2002,
+        0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008, 0x2009, 0x200a, 0x2028, 0x2029, 0x202f, 0x205f,
+        0x3000,
+    ];
+
+    #[test]
+    fn white_space_is_pythons() {
+        let spaces: Vec<u32> = (0..=0x10_ffff)
+            .filter_map(char::from_u32)
+            .filter(|&c| is_python_space(c))
+            .map(u32::from)
+            .collect();
+        assert_eq!(spaces, PYTHON_SPACES);
+    }
+
+    #[test]
+    fn punctuation_is_pythons() {
+        let punctuation: String = (0..128u8).map(char::from).filter(char::is_ascii_punctuation).collect();
+        assert_eq!(punctuation, r##"!"#$%&'()*+,-./:;<=>?@[\]^_`{|}~"##);
+    }
+
+    #[test]
+    fn the_two_splits() {
+        let tokens = |split, text: &str| {
+            let prepared = Preprocessing::new(split);
+            prepared.split(&prepared.prepare(text)).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(tokens(Split::Whitespace, ""), Vec::<String>::new());
+        assert_eq!(tokens(Split::Whitespace, " a\u{1c}b  c\u{3000}"), ["a", "b", "c"]);
+        assert_eq!(tokens(Split::Space, ""), [""]);
+        assert_eq!(tokens(Split::Space, "a  b\tc "), ["a", "", "b\tc", ""]);
+    }
+
+    #[test]
+    fn punctuation_is_spaced_out_and_the_ends_stripped() {
+        assert_eq!(space_punctuation("I love it, it's  so-so."), "I love it , it ' s so - so .");
+        assert_eq!(space_punctuation("\u{1f}?! \n"), "? !");
+        assert_eq!(space_punctuation("好。"), "好。");
+        assert_eq!(space_punctuation(""), "");
+    }
+
+    #[test]
+    fn lower_case_is_full_unicode() {
+        let prepared = Preprocessing { lowercase: true, ..Preprocessing::new(Split::Whitespace) };
+        assert_eq!(prepared.prepare("ΟΔΟΣ İ"), "οδος i\u{307}");
+    }
+}

@@ -1,0 +1,8 @@
+//! Integration tests of persona-metrics.
+
+// clippy.toml allows these in test functions, not in the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod fixtures;
+mod properties;
+mod real_data;

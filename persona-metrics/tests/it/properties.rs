@@ -1,0 +1,259 @@
+//! What holds for every metric on any text: no panic, a value in its range, shards that add up in any order.
+
+use std::fmt::Debug;
+
+use persona_metrics::{
+    Bleu, Consistency, CopyRate, Distinct, Entropy, Error, Judgement, Perplexity, PreTokenization, RougeL,
+    SelectionStats,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Texts with repeated words, white space of every kind, punctuation, combining marks and anything else.
+fn text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        6 => prop::sample::select(vec!["i", "a", "dog", "Dog", "like", "."]),
+        2 => prop::sample::select(vec![" ", "  ", "\u{1c}", "\u{85}", "\u{3000}", "\t\n", ""]),
+        1 => prop::sample::select(vec!["?!", "it's", "e\u{301}", "狗", "💖", "\u{0}", "İ"]),
+    ];
+    prop_oneof![
+        8 => vec(piece, 0..14).prop_map(|pieces| pieces.join(" ")),
+        1 => ".{0,12}",
+    ]
+}
+
+fn pre_tokenization() -> impl Strategy<Value = PreTokenization> {
+    prop::sample::select(vec![PreTokenization::None, PreTokenization::SpacePunctuation])
+}
+
+/// Statistics of the whole, and of three shards added in any order: equal to the last bit, through JSON as well.
+/// Each example names the shard that it falls into.
+fn assert_mergeable<S, T>(
+    examples: &[(usize, T)],
+    empty: impl Fn() -> S,
+    update: impl Fn(&mut S, &T),
+    merge: impl Fn(&mut S, &S),
+    order: &[usize],
+) -> S
+where
+    S: PartialEq + Debug + Serialize + DeserializeOwned,
+{
+    let mut whole = empty();
+    let mut shards = [empty(), empty(), empty()];
+    for (shard, example) in examples {
+        update(&mut whole, example);
+        update(&mut shards[*shard], example);
+    }
+    let mut sum = empty();
+    for &shard in order {
+        let json = serde_json::to_string(&shards[shard]).unwrap();
+        merge(&mut sum, &serde_json::from_str(&json).unwrap());
+    }
+    assert_eq!(sum, whole);
+    whole
+}
+
+fn order() -> impl Strategy<Value = Vec<usize>> {
+    Just(vec![0, 1, 2]).prop_shuffle()
+}
+
+fn in_unit_range(values: &[f64]) {
+    assert!(values.iter().all(|value| (0.0..=1.0).contains(value)), "{values:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bleu(
+        pairs in vec((0..3usize, (text(), vec(text(), 1..4))), 1..8),
+        order in order(), pre in pre_tokenization(), lowercase: bool,
+    ) {
+        let bleu = Bleu::pycocoevalcap().pre_tokenization(pre).lowercase(lowercase);
+        let whole = assert_mergeable(
+            &pairs,
+            || bleu.statistics(),
+            |statistics, (hypothesis, references)| statistics.update(hypothesis, references).unwrap(),
+            |sum, shard| sum.merge(shard).unwrap(),
+            &order,
+        );
+        let scores = whole.scores().unwrap();
+        in_unit_range(&scores.values());
+        let (hypotheses, references): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(_, pair)| pair).unzip();
+        prop_assert_eq!(&bleu.corpus(&hypotheses, &references).unwrap(), &scores);
+        let missing: Vec<Vec<String>> = vec![vec![]; hypotheses.len()];
+        let missing = bleu.corpus(&hypotheses, &missing);
+        assert!(matches!(missing, Err(Error::Example { index: 0, .. })), "{missing:?}");
+    }
+
+    #[test]
+    fn bleu_of_a_text_with_itself_is_nearly_one(text in text()) {
+        let tokens = text.split(is_python_space).filter(|token| !token.is_empty()).count();
+        let values = Bleu::pycocoevalcap().sentence(&text, &text).unwrap().values();
+        for (order, value) in (1..).zip(values) {
+            prop_assert_eq!(tokens >= order, value > 1.0 - 1e-6, "order {}, {}", order, value);
+        }
+    }
+
+    #[test]
+    fn rouge_l(
+        pairs in vec((0..3usize, (text(), vec(text(), 1..4))), 1..8),
+        order in order(), pre in pre_tokenization(), lowercase: bool,
+    ) {
+        let rouge = RougeL::pycocoevalcap().pre_tokenization(pre).lowercase(lowercase);
+        let whole = assert_mergeable(
+            &pairs,
+            || rouge.statistics(),
+            |statistics, (hypothesis, references)| statistics.update(hypothesis, references).unwrap(),
+            |sum, shard| sum.merge(shard).unwrap(),
+            &order,
+        );
+        let score = whole.score().unwrap();
+        in_unit_range(&[score.value()]);
+        let (hypotheses, references): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(_, pair)| pair).unzip();
+        prop_assert_eq!(&rouge.corpus(&hypotheses, &references).unwrap(), &score);
+        for hypothesis in &hypotheses {
+            prop_assert_eq!(rouge.sentence(hypothesis, hypothesis).unwrap().value(), 1.0);
+        }
+    }
+
+    #[test]
+    fn entropy(replies in vec((0..3usize, text()), 1..12), order in order(), pre in pre_tokenization()) {
+        for entropy in [Entropy::dialogpt(), Entropy::pal(), Entropy::dialogpt().pre_tokenization(pre)] {
+            let whole = assert_mergeable(
+                &replies,
+                || entropy.statistics(),
+                |statistics, reply| statistics.update(reply),
+                |sum, shard| sum.merge(shard).unwrap(),
+                &order,
+            );
+            let scores = whole.scores().unwrap();
+            let letters: usize = replies.iter().map(|(_, reply)| reply.chars().count() + 1).sum();
+            let largest = (letters as f64).ln() + 1e-9;
+            prop_assert!(scores.values().iter().all(|value| (0.0..=largest).contains(value)), "{}", scores);
+            let replies: Vec<&String> = replies.iter().map(|(_, reply)| reply).collect();
+            prop_assert_eq!(entropy.corpus(&replies).unwrap(), scores);
+        }
+    }
+
+    #[test]
+    fn distinct(replies in vec((0..3usize, text()), 1..12), order in order()) {
+        for distinct in [Distinct::li(), Distinct::pal()] {
+            let whole = assert_mergeable(
+                &replies,
+                || distinct.statistics(),
+                |statistics, reply| statistics.update(reply),
+                |sum, shard| sum.merge(shard).unwrap(),
+                &order,
+            );
+            match whole.scores() {
+                Ok(scores) => in_unit_range(&scores.values()),
+                Err(error) => assert!(matches!(error, Error::NoNgrams { .. }), "{error}"),
+            }
+        }
+        // An empty reply is one token in PAL's split.
+        prop_assert!(Distinct::pal().collect(&[text_of(&replies)]).unwrap().scores().is_ok());
+    }
+
+    #[test]
+    fn copy_rate(
+        pairs in vec((0..3usize, (text(), vec(text(), 0..4))), 1..8),
+        order in order(), pre in pre_tokenization(), lowercase: bool,
+    ) {
+        let copying = CopyRate::default().pre_tokenization(pre).lowercase(lowercase);
+        let whole = assert_mergeable(
+            &pairs,
+            || copying.statistics(),
+            |statistics, (reply, persona)| statistics.update(reply, persona),
+            |sum, shard| sum.merge(shard).unwrap(),
+            &order,
+        );
+        let score = whole.score().unwrap();
+        in_unit_range(&[score.value()]);
+        let (replies, personas): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(_, pair)| pair).unzip();
+        prop_assert_eq!(copying.corpus(&replies, &personas).unwrap(), score);
+        for reply in &replies {
+            // Everything is a copy of itself, but no words are no copy.
+            prop_assert_eq!(copying.is_copy(reply, reply), !reply.chars().all(is_python_space));
+        }
+    }
+
+    #[test]
+    fn selection(
+        examples in vec((0..3usize, (prop::option::of(0..5usize), vec(0..5usize, 0..3))), 1..20),
+        order in order(),
+    ) {
+        let whole = assert_mergeable(
+            &examples,
+            SelectionStats::default,
+            |statistics, (predicted, labels)| statistics.update(*predicted, labels),
+            |sum, shard| sum.merge(shard),
+            &order,
+        );
+        let report = whole.report().unwrap();
+        in_unit_range(&[report.accuracy.value(), report.none_base_rate.value()]);
+        let described = report.accuracy_where_described.map(|score| score.value());
+        prop_assert_eq!(described.is_none(), report.none_base_rate.value() == 1.0);
+        in_unit_range(described.as_slice());
+        prop_assert_eq!(report.confusion.examples(), examples.len() as u64);
+    }
+
+    #[test]
+    fn perplexity(
+        examples in vec((0..3usize, (0.0..20.0f64, 1..50u64, text())), 1..12),
+        order in order(),
+    ) {
+        let whole = assert_mergeable(
+            &examples,
+            || Perplexity::default().statistics(),
+            |statistics, (mean, tokens, text)| {
+                statistics.update(mean * *tokens as f64, *tokens, Some(text)).unwrap();
+            },
+            |sum, shard| sum.merge(shard).unwrap(),
+            &order,
+        );
+        let largest = 20.0_f64.exp() * (1.0 + 1e-12);
+        for score in [whole.token_level().unwrap(), whole.example_mean().unwrap()] {
+            prop_assert!((1.0..=largest).contains(&score.value()), "{}", score);
+        }
+        if let Ok(score) = whole.word_level() {
+            prop_assert!(score.value() >= 1.0);
+        }
+    }
+
+    #[test]
+    fn perplexity_takes_any_number_without_panic(nll: f64, tokens: u64) {
+        let mut statistics = Perplexity::default().statistics();
+        if statistics.update(nll, tokens, None).is_ok() && let Ok(score) = statistics.token_level() {
+            prop_assert!(score.value().is_finite());
+        }
+    }
+
+    #[test]
+    fn consistency(
+        replies in vec((0..3usize, vec(prop::sample::select(Judgement::CONTRADICTION_FIRST.to_vec()), 1..6)), 1..10),
+        order in order(),
+    ) {
+        for (consistency, largest) in [(Consistency::sum(), 5.0), (Consistency::max(), 1.0)] {
+            let whole = assert_mergeable(
+                &replies,
+                || consistency.statistics("any"),
+                |statistics, judgements| statistics.update(judgements).unwrap(),
+                |sum, shard| sum.merge(shard).unwrap(),
+                &order,
+            );
+            let value = whole.score().unwrap().value();
+            prop_assert!((-largest..=largest).contains(&value));
+        }
+    }
+}
+
+/// What `str.split()` splits at.
+fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+fn text_of(replies: &[(usize, String)]) -> String {
+    replies.iter().map(|(_, reply)| reply.as_str()).collect()
+}
