@@ -1,1 +1,11 @@
-//! persona-examples
+//! The programs' shared parts: recipes, the PAL path, its progress and its report.
+
+pub mod data;
+pub mod pairs;
+pub mod pipeline;
+pub mod progress;
+pub mod recipe;
+pub mod report;
+pub mod results;
+pub mod systems;
+pub mod workspace;

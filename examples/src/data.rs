@@ -1,0 +1,137 @@
+//! Loading, labelling and dividing the dialogues of a recipe.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use persona_data::{
+    BpeOptions, Dialogue, Example, OverlapLabeller, PalParts, PromptSet, TextTokenizer, label_dialogues, open,
+    train_byte_level_bpe,
+};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::recipe::{DataRecipe, Recipe};
+use crate::workspace::Workspace;
+
+/// The four parts as examples, and what is to be said about them.
+#[derive(Debug)]
+pub struct Data {
+    /// Stage 1 and the baseline.
+    pub train: Vec<Example>,
+    /// Preference pairs.
+    pub valid1: Vec<Example>,
+    /// Validation losses and held-out pairs.
+    pub valid2: Vec<Example>,
+    /// What is reported.
+    pub test: Vec<Example>,
+    /// The labeller, fitted on the training dialogues.
+    pub labeller: OverlapLabeller,
+    /// Named facts for the report.
+    pub facts: Vec<(String, String)>,
+}
+
+/// Loads the files, labels the turns that have no label, and divides them; the parts' ids are saved as `split.json`.
+///
+/// # Errors
+/// The loaders' and the split's, with the file; when a part has no example.
+pub fn load(recipe: &Recipe, workspace: &Workspace) -> Result<Data> {
+    let mut facts = Vec::new();
+    let data = &recipe.data;
+    let train = read(&data.train, data, &mut facts)?;
+    let (mut parts, list) = match (&data.valid, &data.test) {
+        (Some(valid), Some(test)) => {
+            let sets = [train, read(valid, data, &mut facts)?, read(test, data, &mut facts)?];
+            PalParts::from_sets(sets, [data.parts[1], data.parts[2]], &data.examples, recipe.seed)?
+        }
+        _ => PalParts::from_one(train, data.parts, &data.examples, recipe.seed)?,
+    };
+    list.save(workspace.path("split.json"))?;
+
+    let labeller = OverlapLabeller::fit(&parts.train)?;
+    let (mut labelled, mut none) = (0, 0);
+    for part in [&mut parts.train, &mut parts.valid1, &mut parts.valid2, &mut parts.test] {
+        let report = label_dialogues(part, &labeller)?;
+        labelled += report.labelled;
+        none += report.none;
+    }
+    if labelled > 0 {
+        let share = 100.0 * none as f64 / labelled as f64;
+        let text = format!(
+            "{labelled} turns by word overlap (threshold {}), 'none' {share:.1} %",
+            OverlapLabeller::THRESHOLD
+        );
+        facts.push(("labels".to_owned(), text));
+    }
+    let cut = |dialogues: &[Dialogue]| -> Vec<Example> {
+        dialogues.iter().flat_map(|dialogue| dialogue.examples(&data.examples)).collect()
+    };
+    let data = Data {
+        train: cut(&parts.train),
+        valid1: cut(&parts.valid1),
+        valid2: cut(&parts.valid2),
+        test: cut(&parts.test),
+        labeller,
+        facts,
+    };
+    for (name, examples) in PalParts::NAMES.iter().zip([&data.train, &data.valid1, &data.valid2, &data.test]) {
+        ensure!(!examples.is_empty(), "the part {name} has no examples; change `data.parts`");
+    }
+    let mut data = data;
+    let sizes: Vec<String> = PalParts::NAMES
+        .iter()
+        .zip([(&parts.train, &data.train), (&parts.valid1, &data.valid1), (&parts.valid2, &data.valid2), (&parts.test, &data.test)])
+        .map(|(name, (dialogues, examples))| format!("{name} {} dialogues, {} examples", dialogues.len(), examples.len()))
+        .collect();
+    data.facts.push(("parts".to_owned(), sizes.join("; ")));
+    Ok(data)
+}
+
+fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Result<Vec<Dialogue>> {
+    let stream = open(path, data.format).context("opening the dialogues; a recipe's paths start where the program does")?;
+    if !data.lenient {
+        return Ok(stream.collect::<persona_data::Result<_>>()?);
+    }
+    let mut stream = stream.lenient();
+    let dialogues: Vec<Dialogue> = stream.by_ref().collect();
+    if stream.skipped() > 0 {
+        let first = stream.messages().first().cloned().unwrap_or_default();
+        facts.push((format!("skipped in {}", path.display()), format!("{}, the first: {first}", stream.skipped())));
+    }
+    Ok(dialogues)
+}
+
+/// Up to `count` examples drawn from a seed, in an order of their own.
+#[must_use]
+pub fn sample(examples: &[Example], count: usize, seed: u64) -> Vec<Example> {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    order.truncate(count);
+    order.iter().map(|&at| examples[at].clone()).collect()
+}
+
+/// The tokenizer of a fresh model, trained on the prompts and responses of the training part, or read from the run.
+///
+/// # Errors
+/// The tokenizer's.
+pub fn tokenizer(
+    workspace: &Workspace,
+    prompts: &PromptSet,
+    train: &[Example],
+    vocabulary: usize,
+) -> Result<TextTokenizer> {
+    let folder = workspace.path("tokenizer");
+    if !folder.join("tokenizer_config.json").exists() {
+        // Persona, history and response each once a dialogue would do; prompts teach the templates' words as well.
+        let texts = train
+            .iter()
+            .map(|example| {
+                let prompt = prompts.selection(&example.persona, &example.history)?;
+                Ok(format!("{prompt}{}", prompts.response_target(&example.response)))
+            })
+            .collect::<persona_data::Result<Vec<String>>>()?;
+        let options = BpeOptions { vocab_size: vocabulary, ..BpeOptions::default() };
+        train_byte_level_bpe(texts.into_iter(), &options)?.save(&folder)?;
+    }
+    Ok(TextTokenizer::from_folder(&folder, &persona_data::SpecialTokens::default())?)
+}

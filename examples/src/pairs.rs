@@ -1,0 +1,121 @@
+//! Preference pairs of a run, and the controls that style alone cannot win.
+
+use anyhow::Result;
+use persona_align::{Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, read_pairs, reference_log_probs, write_pairs};
+use persona_data::{EncodedPair, Example, ExampleEncoder, OverlapLabeller};
+use persona_infer::{DecodeConfig, TextGenerator};
+use persona_model::{CausalLm, Gpt2};
+use persona_train::evaluate;
+
+use crate::progress::counting_bar;
+use crate::systems::gold_prompt;
+use crate::workspace::Workspace;
+
+/// Pairs of gold replies with the model's own replies made without the persona, from the run's files where they are
+/// there already.
+///
+/// # Errors
+/// The generator's and the files'.
+pub fn build(
+    workspace: &Workspace,
+    name: &str,
+    model: &dyn CausalLm,
+    encoder: &ExampleEncoder,
+    decode: DecodeConfig,
+    options: PairOptions,
+    examples: &[Example],
+) -> Result<(Vec<Pair>, PairReport)> {
+    let path = workspace.path(&format!("{name}.jsonl"));
+    let report = workspace.cached(&format!("{name}.report.json"), || {
+        let bar = counting_bar(name, examples.len());
+        let progress = |done: usize| bar.set_position(done as u64);
+        let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
+        let (pairs, report) = PairBuilder::history_only(encoder.prompts(), options).build(examples, &mut generator)?;
+        bar.finish_and_clear();
+        // The pairs first: where the report stands, they do too.
+        write_pairs(&path, &pairs)?;
+        Ok(report)
+    })?;
+    Ok((read_pairs(&path)?, report))
+}
+
+/// Gold replies against gold replies of other personas: for each example the persona of another dialogue is drawn, and
+/// of the replies given under it the one that comes closest to the example's own gold reply is the rejected one. Both
+/// sides are written by the same hand, so only what they say can tell them apart.
+///
+/// # Errors
+/// The prompts'.
+pub fn swapped(examples: &[Example], labeller: &OverlapLabeller, encoder: &ExampleEncoder) -> Result<Vec<Pair>> {
+    let dialogue = |example: &Example| example.id.split('#').next().unwrap_or_default().to_owned();
+    let mut pairs = Vec::new();
+    for (at, example) in examples.iter().enumerate() {
+        // The next example of another dialogue with another persona, in the order of the sample, which is drawn.
+        let other = examples[at + 1..]
+            .iter()
+            .chain(&examples[..at])
+            .find(|other| dialogue(other) != dialogue(example) && other.persona != example.persona);
+        let Some(other) = other else { continue };
+        let replies: Vec<String> = examples
+            .iter()
+            .filter(|candidate| candidate.persona == other.persona)
+            .map(|candidate| candidate.response.clone())
+            .filter(|reply| *reply != example.response)
+            .collect();
+        let scores = labeller.scores(&replies, &example.response);
+        let best = (0..replies.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
+        let Some(best) = best else { continue };
+        let prompts = encoder.prompts();
+        pairs.push(Pair {
+            id: example.id.clone(),
+            prompt: prompts.render(gold_prompt(example), &example.persona, &example.history)?,
+            chosen: prompts.response_target(&example.response),
+            rejected: prompts.response_target(&replies[best]),
+        });
+    }
+    Ok(pairs)
+}
+
+/// Encodes pairs; those too long for the model are left out and counted.
+///
+/// # Errors
+/// The tokenizer's.
+pub fn encode(pairs: &[Pair], encoder: &ExampleEncoder) -> Result<(Vec<EncodedPair>, usize)> {
+    let mut encoded = Vec::with_capacity(pairs.len());
+    let mut too_long = 0;
+    for pair in pairs {
+        match encoder.encode_pair(&pair.id, &pair.prompt, &pair.chosen, &pair.rejected) {
+            Ok(pair) => encoded.push(pair),
+            Err(persona_data::Error::TooLong { .. }) => too_long += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((encoded, too_long))
+}
+
+/// Those pairs whose replies differ by at most one token or a tenth in length.
+#[must_use]
+pub fn of_one_length(pairs: &[EncodedPair]) -> Vec<EncodedPair> {
+    let alike = |pair: &&EncodedPair| {
+        let (a, b) = (pair.chosen.len(), pair.rejected.len());
+        a.abs_diff(b) <= (a.max(b) / 10).max(1)
+    };
+    pairs.iter().filter(alike).cloned().collect()
+}
+
+/// The share of pairs whose chosen reply gains more over the reference than the rejected one, and the mean margin of the
+/// rewards.
+///
+/// # Errors
+/// The model's.
+pub fn reward_accuracy(
+    policy: Gpt2,
+    reference: &Gpt2,
+    pairs: Vec<EncodedPair>,
+    beta: f64,
+    batch: usize,
+) -> Result<(f64, f64)> {
+    let pairs = reference_log_probs(reference, pairs, batch, None)?;
+    let values = evaluate(&PreferenceLoss::sigmoid(beta).on(policy), &pairs, batch)?;
+    let value = |name: &str| values.iter().find(|(found, _)| found == name).map_or(f64::NAN, |(_, value)| *value);
+    Ok((value("rewards/accuracies"), value("rewards/margins")))
+}

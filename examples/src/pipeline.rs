@@ -1,0 +1,294 @@
+//! The PAL path from a recipe to a report: each part is finished in a file of the run's folder before the next begins,
+//! so that a run that was stopped goes on where it was.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use persona_align::{PreferenceLoss, reference_log_probs};
+use persona_data::{
+    BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptKind, PromptSet, SpecialTokens, Task,
+    TextTokenizer,
+};
+use persona_infer::Strategy;
+use persona_model::{CausalLm, Gpt2, Gpt2Config};
+use persona_train::{End, NextToken, Objective, TrainConfig, Trainer};
+use tch::{Device, Kind};
+
+use crate::data::{self, Data};
+use crate::pairs;
+use crate::progress::{Interrupt, TrainingBar};
+use crate::recipe::{ModelRecipe, Recipe};
+use crate::report::Report;
+use crate::results::{self, Control, Measured};
+use crate::systems::{self, SystemReplies};
+use crate::workspace::Workspace;
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Run {
+    /// With a report, which also lies in the run's folder.
+    Finished(Box<Report>),
+    /// Somebody stopped it; the same call continues.
+    Interrupted,
+}
+
+/// Runs a recipe, or what is left of it.
+///
+/// # Errors
+/// The first of any part; what was finished before stays.
+pub fn run(recipe: &Recipe, text: &str, interrupt: &Interrupt) -> Result<Run> {
+    let began = Instant::now();
+    let device = persona_model::device(&recipe.device)?;
+    let workspace = Workspace::open(&recipe.out, text)?;
+    let prompts = prompt_set(&recipe.prompts)?;
+    let mut data = data::load(recipe, &workspace)?;
+    let tokenizer = match &recipe.model {
+        ModelRecipe::Folder { folder } => TextTokenizer::from_folder(folder, &SpecialTokens::default())?,
+        ModelRecipe::Fresh { vocabulary, .. } => data::tokenizer(&workspace, &prompts, &data.train, *vocabulary)?,
+    };
+    let positions = match &recipe.model {
+        ModelRecipe::Folder { folder } => Gpt2Config::from_folder(folder)?.n_positions,
+        ModelRecipe::Fresh { positions, .. } => *positions,
+    };
+    let options = EncodeOptions { max_length: positions, bad_examples: BadExamples::Drop, ..EncodeOptions::default() };
+    let encoder = ExampleEncoder::new(&tokenizer, &prompts, options)?;
+    let samples = Samples::draw(recipe, &encoder, &mut data)?;
+    for (name, fact) in &data.facts {
+        println!("{name:>22} {fact}");
+    }
+    let mut path = PalPath { recipe, text, workspace, encoder, data, samples, device, interrupt, began, facts: Vec::new() };
+    Ok(path.follow()?.map_or(Run::Interrupted, |report| Run::Finished(Box::new(report))))
+}
+
+/// The shipped set of a name, or a set of the user's own.
+fn prompt_set(name: &str) -> Result<PromptSet> {
+    if Path::new(name).extension().is_some() {
+        return Ok(PromptSet::from_file(name)?);
+    }
+    Ok(PromptSet::builtin(name)?)
+}
+
+/// The examples on which something is generated, drawn once for the whole run.
+struct Samples {
+    /// Of Valid#1: made into training pairs.
+    pairs: Vec<Example>,
+    /// Of Valid#2: validation losses and held-out pairs.
+    valid: Vec<Example>,
+    /// Of test: what every system replies to.
+    test: Vec<Example>,
+}
+
+impl Samples {
+    fn draw(recipe: &Recipe, encoder: &ExampleEncoder, data: &mut Data) -> Result<Self> {
+        let room = recipe.decode.max_new_tokens;
+        let fits = |example: &Example| {
+            let prompt = |kind| encoder.prompt(&example.id, &example.persona, &example.history, kind, room).is_ok();
+            prompt(PromptKind::Selection)
+                && (0..example.persona.len())
+                    .all(|index| prompt(PromptKind::Generation(persona_data::Highlight::Description(index))))
+                && encoder.encode(example, Task::Generation).is_ok()
+        };
+        let mut left_out = 0;
+        let mut draw = |examples: &[Example], count: usize| -> Vec<Example> {
+            let mut drawn = data::sample(examples, count, recipe.seed);
+            let before = drawn.len();
+            drawn.retain(fits);
+            left_out += before - drawn.len();
+            drawn
+        };
+        let samples = Self {
+            pairs: draw(&data.valid1, recipe.align.examples),
+            valid: draw(&data.valid2, recipe.report.valid_examples),
+            test: draw(&data.test, recipe.report.test_examples),
+        };
+        for (name, part) in [("valid1", &samples.pairs), ("valid2", &samples.valid), ("test", &samples.test)] {
+            ensure!(
+                !part.is_empty(),
+                "no example of {name} leaves {room} tokens for a reply; give the model more positions, or \
+                 `decode.max_new_tokens` less"
+            );
+        }
+        let text = format!(
+            "{} of valid1 for pairs, {} of valid2, {} of test; {left_out} too long for the model",
+            samples.pairs.len(),
+            samples.valid.len(),
+            samples.test.len()
+        );
+        data.facts.push(("drawn".to_owned(), text));
+        Ok(samples)
+    }
+}
+
+/// A run in progress.
+struct PalPath<'a> {
+    recipe: &'a Recipe,
+    text: &'a str,
+    workspace: Workspace,
+    encoder: ExampleEncoder,
+    data: Data,
+    samples: Samples,
+    device: Device,
+    interrupt: &'a Interrupt,
+    began: Instant,
+    facts: Vec<(String, String)>,
+}
+
+impl PalPath<'_> {
+    /// All parts in order; nothing when a training was interrupted.
+    fn follow(&mut self) -> Result<Option<Report>> {
+        let recipe = self.recipe;
+        let (train, valid) = (self.encode("plain", &[Task::Plain])?, self.encode_valid(&[Task::Plain])?);
+        let objective = NextToken::new(self.start()?);
+        let Some(plain) = self.train("plain", objective, &recipe.plain, &train, &valid)? else { return Ok(None) };
+        let plain = plain.into_model();
+
+        let (train, valid) = (self.encode("stage 1", &Task::MIXED)?, self.encode_valid(&Task::MIXED)?);
+        let unigram = results::unigram_losses(&train, &valid, self.encoder.tokenizer().vocab_size());
+        let objective = NextToken::new(self.start()?);
+        let Some(stage1) = self.train("stage1", objective, &recipe.stage1, &train, &valid)? else { return Ok(None) };
+        let stage1 = stage1.into_model();
+
+        let (pairs, held_out) = (self.pairs("pairs", &stage1)?, self.pairs("held_out_pairs", &stage1)?);
+        let batch = recipe.align.train.micro_batch_size;
+        let cache = |name: &str| self.workspace.path(name);
+        let referenced = reference_log_probs(&stage1, pairs, batch, Some(&cache("pairs.reference.safetensors")))?;
+        let valid = reference_log_probs(
+            &stage1,
+            held_out.clone(),
+            batch,
+            Some(&cache("held_out_pairs.reference.safetensors")),
+        )?;
+        let objective = PreferenceLoss::sigmoid(recipe.align.beta).on(stage1.copy(Kind::Float)?);
+        let Some(pal) = self.train("align", objective, &recipe.align.train, &referenced, &valid)? else {
+            return Ok(None);
+        };
+        let pal = pal.into_model();
+
+        let controls = self.controls(&pal, &stage1, held_out)?;
+        let systems = [
+            self.replies("plain fine-tuning", &plain, Strategy::NotSelect)?,
+            self.replies("stage 1 only", &stage1, Strategy::Select)?,
+            self.replies("PAL", &pal, Strategy::Select)?,
+        ];
+        let facts = [self.data.facts.clone(), std::mem::take(&mut self.facts), self.machine(&pal)].concat();
+        let measured = Measured { systems: &systems, test: &self.samples.test, unigram, controls, facts };
+        let report = results::report(self.recipe, self.text, &self.workspace, measured)?;
+        report.write(&self.recipe.out)?;
+        Ok(Some(report))
+    }
+
+    /// A model to start from.
+    fn start(&self) -> Result<Gpt2> {
+        let tokenizer = self.encoder.tokenizer();
+        if let ModelRecipe::Folder { folder } = &self.recipe.model {
+            let (model, _) = Gpt2::load(folder, self.device, Kind::Float)?;
+            tokenizer.check_vocabulary(model.limits().vocabulary)?;
+            return Ok(model);
+        }
+        let config = self.recipe.model.config(tokenizer.vocab_size()).context("a fresh model has a shape")?;
+        let config = Gpt2Config {
+            eos_token_id: Some(tokenizer.eos_id()),
+            bos_token_id: tokenizer.bos_id(),
+            pad_token_id: Some(tokenizer.pad_id()),
+            ..config
+        };
+        Ok(Gpt2::new(config, self.recipe.seed, self.device, Kind::Float)?)
+    }
+
+    fn encode(&mut self, name: &str, tasks: &[Task]) -> Result<Vec<EncodedExample>> {
+        let (encoded, report) = self.encoder.encode_all(&self.data.train, tasks)?;
+        ensure!(!encoded.is_empty(), "no training example fits the model; give it more positions");
+        self.facts.push((format!("{name} examples"), report.to_string().trim().to_owned()));
+        Ok(encoded)
+    }
+
+    fn encode_valid(&self, tasks: &[Task]) -> Result<Vec<EncodedExample>> {
+        Ok(self.encoder.encode_all(&self.samples.valid, tasks)?.0)
+    }
+
+    /// Trains in a folder of its own, and writes the model with its tokenizer; nothing when it was interrupted.
+    fn train<O: Objective>(
+        &mut self,
+        name: &str,
+        objective: O,
+        config: &TrainConfig,
+        train: &[O::Item],
+        valid: &[O::Item],
+    ) -> Result<Option<O>> {
+        let folder = self.workspace.path(name);
+        let mut bar = TrainingBar::new(name);
+        let mut trainer = Trainer::new(objective, config.clone())?
+            .in_folder(&folder)
+            .interrupted_by(self.interrupt.flag())
+            .observed_by(&mut bar);
+        let outcome = self.interrupt.while_training(|| trainer.fit(train, valid))?;
+        if outcome.end == End::Interrupted {
+            return Ok(None);
+        }
+        let objective = trainer.into_objective();
+        let model = folder.join("model");
+        if !model.join("tokenizer_config.json").exists() {
+            objective.model().save(&model)?;
+            self.encoder.tokenizer().save(&model)?;
+        }
+        Ok(Some(objective))
+    }
+
+    /// Pairs of Valid#1 (`pairs`) or of Valid#2 (`held_out_pairs`), encoded.
+    fn pairs(&mut self, name: &str, model: &Gpt2) -> Result<Vec<persona_data::EncodedPair>> {
+        let examples = if name == "pairs" { &self.samples.pairs } else { &self.samples.valid };
+        let (decode, options) = (self.recipe.decode, self.recipe.pairs);
+        let (made, report) = pairs::build(&self.workspace, name, model, &self.encoder, decode, options, examples)?;
+        println!("{name:>22} {report}");
+        let (encoded, too_long) = pairs::encode(&made, &self.encoder)?;
+        ensure!(!encoded.is_empty(), "{name}: no pair is left; see its report, and `pairs` in the recipe");
+        self.facts.push((name.replace('_', " "), format!("{report}; {too_long} too long for the model")));
+        Ok(encoded)
+    }
+
+    /// Reward accuracy on the held-out pairs and on the controls.
+    fn controls(&self, pal: &Gpt2, stage1: &Gpt2, held_out: Vec<persona_data::EncodedPair>) -> Result<Vec<Control>> {
+        let swapped = pairs::swapped(&self.samples.valid, &self.data.labeller, &self.encoder)?;
+        let sets = [
+            ("held-out pairs", held_out.clone()),
+            ("held-out pairs of one length", pairs::of_one_length(&held_out)),
+            ("gold against gold of a swapped persona", pairs::encode(&swapped, &self.encoder)?.0),
+        ];
+        let mut controls = Vec::new();
+        for (name, pairs) in sets {
+            if pairs.is_empty() {
+                continue;
+            }
+            let count = pairs.len();
+            let name = name.to_owned();
+            let control = self.workspace.cached(&format!("controls/{}.json", name.replace(' ', "_")), || {
+                let batch = self.recipe.align.train.micro_batch_size;
+                let policy = pal.copy(Kind::Float)?;
+                let (accuracy, margin) = pairs::reward_accuracy(policy, stage1, pairs, self.recipe.align.beta, batch)?;
+                Ok(Control { name, pairs: count, accuracy, margin })
+            })?;
+            controls.push(control);
+        }
+        Ok(controls)
+    }
+
+    fn replies(&self, system: &str, model: &Gpt2, strategy: Strategy) -> Result<SystemReplies> {
+        self.workspace.cached(&format!("replies/{}.json", system.replace(' ', "_")), || {
+            systems::reply_to_all(system, model, &self.encoder, self.recipe.decode, strategy, &self.samples.test)
+        })
+    }
+
+    /// What ran where.
+    fn machine(&self, model: &Gpt2) -> Vec<(String, String)> {
+        let mut facts = vec![
+            ("parameters".to_owned(), model.parameters().count().to_string()),
+            ("device".to_owned(), format!("{:?}, {} threads", self.device, tch::get_num_threads())),
+            ("seconds of this call".to_owned(), format!("{:.0}", self.began.elapsed().as_secs_f64())),
+        ];
+        if let Some(mib) = results::peak_memory_mib() {
+            facts.push(("peak memory of this call".to_owned(), format!("{mib} MiB")));
+        }
+        facts
+    }
+}

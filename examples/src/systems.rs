@@ -1,0 +1,176 @@
+//! What a system replies, and what is measured on its replies.
+
+use anyhow::{Context, Result};
+use persona_data::{Example, ExampleEncoder, Highlight, PromptKind, Task};
+use persona_infer::{DecodeConfig, SelectThenGenerate, Strategy, TextGenerator, score_targets};
+use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, RougeL, Score, selection_accuracy};
+use persona_model::CausalLm;
+use serde::{Deserialize, Serialize};
+
+use crate::progress::counting_bar;
+use crate::report::{Cell, Column, Row, Table};
+
+/// A system's replies to the test examples, and how it scores the gold ones.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SystemReplies {
+    /// The system's name.
+    pub system: String,
+    /// One a test example.
+    pub replies: Vec<SystemReply>,
+}
+
+/// A system's reply to one example.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SystemReply {
+    /// The example's id.
+    pub id: String,
+    /// The generated reply.
+    pub text: String,
+    /// Whether the system selects, and what it selected.
+    pub selection: Option<Option<usize>>,
+    /// The gold reply's log-probability after the prompt from which this reply was generated, in nats.
+    pub gold_log_prob: f64,
+    /// The gold reply's tokens, EOS included.
+    pub gold_tokens: usize,
+}
+
+/// Replies to every example with a model and a strategy, and scores the gold replies after the same prompts.
+///
+/// # Errors
+/// The decoder's.
+pub fn reply_to_all(
+    system: &str,
+    model: &dyn CausalLm,
+    encoder: &ExampleEncoder,
+    decode: DecodeConfig,
+    strategy: Strategy,
+    examples: &[Example],
+) -> Result<SystemReplies> {
+    let passes = if strategy == Strategy::Select { 2 } else { 1 };
+    let bar = counting_bar(system, passes * examples.len());
+    let done = std::cell::Cell::new((0, 0));
+    let progress = |count: usize| {
+        // The counter starts anew with the second pass.
+        let (passed, last) = done.get();
+        let passed = if count < last { passed + last } else { passed };
+        done.set((passed, count));
+        bar.set_position((passed + count) as u64);
+    };
+    let generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
+    let replies = SelectThenGenerate::new(generator).strategy(strategy).replies(examples)?;
+    bar.finish_and_clear();
+
+    let mut gold = Vec::with_capacity(examples.len());
+    for (example, reply) in examples.iter().zip(&replies) {
+        let task = if reply.selection.is_some() { Task::Generation } else { Task::Plain };
+        let chosen = reply.selection.as_ref().and_then(|selection| selection.choice);
+        let seen = Example { relevant: Some(chosen.into_iter().collect()), ..example.clone() };
+        gold.push(encoder.encode(&seen, task)?);
+    }
+    let scores = score_targets(model, &gold, decode.batch_size)?;
+    let replies = examples
+        .iter()
+        .zip(replies)
+        .zip(scores)
+        .map(|((example, reply), score)| SystemReply {
+            id: example.id.clone(),
+            text: reply.text,
+            selection: reply.selection.map(|selection| selection.choice),
+            gold_log_prob: score.log_prob,
+            gold_tokens: score.tokens,
+        })
+        .collect();
+    Ok(SystemReplies { system: system.to_owned(), replies })
+}
+
+/// The gold replies as a row of their own.
+#[must_use]
+pub fn gold(examples: &[Example]) -> Vec<String> {
+    examples.iter().map(|example| example.response.clone()).collect()
+}
+
+/// Why there is no C.score.
+const NO_JUDGE: &str = "no judge";
+
+/// The table: every system, then gold.
+///
+/// # Errors
+/// The metrics', with the system's name.
+pub fn table(systems: &[SystemReplies], examples: &[Example]) -> Result<Table> {
+    let references = gold(examples);
+    let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
+    let labels: Vec<&[usize]> = examples.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
+    let mut columns: Vec<Column> = Vec::new();
+    let mut rows = Vec::new();
+    for system in systems {
+        let texts: Vec<String> = system.replies.iter().map(|reply| reply.text.clone()).collect();
+        let mut scores = text_scores(&texts, &references, &personas)
+            .with_context(|| format!("the scores of {}", system.system))?
+            .into_iter()
+            .map(|(score, decimals)| (column(&score, decimals), Cell::Value(score.displayed_value())))
+            .collect::<Vec<_>>();
+        scores.push(selection_cell(system, &labels)?);
+        scores.push(perplexity_cell(system, examples)?);
+        scores.push(judge_cell());
+        let (names, cells) = scores.into_iter().unzip();
+        columns = names;
+        rows.push(Row { system: system.system.clone(), cells });
+    }
+    let mut cells: Vec<Cell> = text_scores(&references, &references, &personas)
+        .context("the scores of gold")?
+        .into_iter()
+        .map(|(score, _)| Cell::Value(score.displayed_value()))
+        .collect();
+    cells.extend(["labels come from gold", "no model", NO_JUDGE].map(|why| Cell::Missing(why.to_owned())));
+    rows.push(Row { system: "gold".to_owned(), cells });
+    Ok(Table { columns, rows })
+}
+
+/// What is measured on texts alone, with the decimals shown. Punctuation stands apart, as in PERSONA-CHAT's own files:
+/// whether it does moves BLEU by ten points, so the signatures say so.
+fn text_scores(texts: &[String], references: &[String], personas: &[&[String]]) -> Result<Vec<(Score, usize)>> {
+    let bleu = Bleu::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
+    let rouge = RougeL::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
+    let mut scores: Vec<(Score, usize)> = bleu.corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
+    scores.push((rouge.corpus(texts, references)?, 2));
+    scores.extend(Entropy::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
+    scores.extend(Distinct::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
+    scores.push((CopyRate::default().corpus(texts, personas)?, 1));
+    Ok(scores)
+}
+
+fn column(score: &Score, decimals: usize) -> Column {
+    Column { name: score.name().to_owned(), signature: score.signature().to_string(), decimals }
+}
+
+fn selection_cell(system: &SystemReplies, labels: &[&[usize]]) -> Result<(Column, Cell)> {
+    let signature = "any label of an example is right; 'none' is right where there is none".to_owned();
+    let column = Column { name: "Selection".to_owned(), signature, decimals: 1 };
+    let choices: Option<Vec<Option<usize>>> = system.replies.iter().map(|reply| reply.selection).collect();
+    let cell = match choices {
+        Some(choices) => Cell::Value(100.0 * selection_accuracy(&choices, labels)?.accuracy.value()),
+        None => Cell::Missing("does not select".to_owned()),
+    };
+    Ok((column, cell))
+}
+
+fn perplexity_cell(system: &SystemReplies, examples: &[Example]) -> Result<(Column, Cell)> {
+    let mut statistics = Perplexity::default().statistics();
+    for (reply, example) in system.replies.iter().zip(examples) {
+        statistics.update(-reply.gold_log_prob, reply.gold_tokens as u64, Some(&example.response))?;
+    }
+    let score = statistics.token_level()?;
+    let signature = format!("{}, of the gold reply after the system's own prompt", score.signature());
+    Ok((Column { name: "Perplexity".to_owned(), signature, decimals: 1 }, Cell::Value(score.displayed_value())))
+}
+
+fn judge_cell() -> (Column, Cell) {
+    let signature = "needs a persona judge; none ships with this version".to_owned();
+    (Column { name: "C.score".to_owned(), signature, decimals: 3 }, Cell::Missing(NO_JUDGE.to_owned()))
+}
+
+/// The prompt of an example's reply with its gold label highlighted, as preference pairs have it.
+#[must_use]
+pub fn gold_prompt(example: &Example) -> PromptKind<'static> {
+    PromptKind::Generation(example.selected().map_or(Highlight::None, Highlight::Description))
+}
