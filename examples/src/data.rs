@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use persona_data::{
-    BpeOptions, Dialogue, Example, OverlapLabeller, PalParts, PromptSet, TextTokenizer, label_dialogues, open,
-    train_byte_level_bpe,
+    BpeOptions, Dialogue, Example, OverlapLabeller, PalParts, PromptSet, TextTokenizer, label_dialogues,
+    open, train_byte_level_bpe,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -74,21 +74,30 @@ pub fn load(recipe: &Recipe, workspace: &Workspace) -> Result<Data> {
         labeller,
         facts,
     };
-    for (name, examples) in PalParts::NAMES.iter().zip([&data.train, &data.valid1, &data.valid2, &data.test]) {
+    for (name, examples) in PalParts::NAMES.iter().zip([&data.train, &data.valid1, &data.valid2, &data.test])
+    {
         ensure!(!examples.is_empty(), "the part {name} has no examples; change `data.parts`");
     }
     let mut data = data;
     let sizes: Vec<String> = PalParts::NAMES
         .iter()
-        .zip([(&parts.train, &data.train), (&parts.valid1, &data.valid1), (&parts.valid2, &data.valid2), (&parts.test, &data.test)])
-        .map(|(name, (dialogues, examples))| format!("{name} {} dialogues, {} examples", dialogues.len(), examples.len()))
+        .zip([
+            (&parts.train, &data.train),
+            (&parts.valid1, &data.valid1),
+            (&parts.valid2, &data.valid2),
+            (&parts.test, &data.test),
+        ])
+        .map(|(name, (dialogues, examples))| {
+            format!("{name} {} dialogues, {} examples", dialogues.len(), examples.len())
+        })
         .collect();
     data.facts.push(("parts".to_owned(), sizes.join("; ")));
     Ok(data)
 }
 
 fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Result<Vec<Dialogue>> {
-    let stream = open(path, data.format).context("opening the dialogues; a recipe's paths start where the program does")?;
+    let stream = open(path, data.format)
+        .context("opening the dialogues; a recipe's paths start where the program does")?;
     if !data.lenient {
         return Ok(stream.collect::<persona_data::Result<_>>()?);
     }
@@ -96,7 +105,10 @@ fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Re
     let dialogues: Vec<Dialogue> = stream.by_ref().collect();
     if stream.skipped() > 0 {
         let first = stream.messages().first().cloned().unwrap_or_default();
-        facts.push((format!("skipped in {}", path.display()), format!("{}, the first: {first}", stream.skipped())));
+        facts.push((
+            format!("skipped in {}", path.display()),
+            format!("{}, the first: {first}", stream.skipped()),
+        ));
     }
     Ok(dialogues)
 }

@@ -1,7 +1,9 @@
 //! Preference pairs of a run, and the controls that style alone cannot win.
 
 use anyhow::Result;
-use persona_align::{Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, read_pairs, reference_log_probs, write_pairs};
+use persona_align::{
+    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, read_pairs, reference_log_probs, write_pairs,
+};
 use persona_data::{EncodedPair, Example, ExampleEncoder, OverlapLabeller};
 use persona_infer::{DecodeConfig, TextGenerator};
 use persona_model::{CausalLm, Gpt2};
@@ -30,7 +32,8 @@ pub fn build(
         let bar = counting_bar(name, examples.len());
         let progress = |done: usize| bar.set_position(done as u64);
         let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
-        let (pairs, report) = PairBuilder::history_only(encoder.prompts(), options).build(examples, &mut generator)?;
+        let (pairs, report) =
+            PairBuilder::history_only(encoder.prompts(), options).build(examples, &mut generator)?;
         bar.finish_and_clear();
         // The pairs first: where the report stands, they do too.
         write_pairs(&path, &pairs)?;
@@ -45,7 +48,11 @@ pub fn build(
 ///
 /// # Errors
 /// The prompts'.
-pub fn swapped(examples: &[Example], labeller: &OverlapLabeller, encoder: &ExampleEncoder) -> Result<Vec<Pair>> {
+pub fn swapped(
+    examples: &[Example],
+    labeller: &OverlapLabeller,
+    encoder: &ExampleEncoder,
+) -> Result<Vec<Pair>> {
     let dialogue = |example: &Example| example.id.split('#').next().unwrap_or_default().to_owned();
     let mut pairs = Vec::new();
     for (at, example) in examples.iter().enumerate() {
@@ -116,6 +123,7 @@ pub fn reward_accuracy(
 ) -> Result<(f64, f64)> {
     let pairs = reference_log_probs(reference, pairs, batch, None)?;
     let values = evaluate(&PreferenceLoss::sigmoid(beta).on(policy), &pairs, batch)?;
-    let value = |name: &str| values.iter().find(|(found, _)| found == name).map_or(f64::NAN, |(_, value)| *value);
+    let value =
+        |name: &str| values.iter().find(|(found, _)| found == name).map_or(f64::NAN, |(_, value)| *value);
     Ok((value("rewards/accuracies"), value("rewards/margins")))
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use persona_align::{PreferenceLoss, reference_log_probs};
 use persona_data::{
-    BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptKind, PromptSet, SpecialTokens, Task,
-    TextTokenizer,
+    BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptKind, PromptSet,
+    SpecialTokens, Task, TextTokenizer,
 };
 use persona_infer::Strategy;
 use persona_model::{CausalLm, Gpt2, Gpt2Config};
@@ -45,19 +45,33 @@ pub fn run(recipe: &Recipe, text: &str, interrupt: &Interrupt) -> Result<Run> {
     let mut data = data::load(recipe, &workspace)?;
     let tokenizer = match &recipe.model {
         ModelRecipe::Folder { folder } => TextTokenizer::from_folder(folder, &SpecialTokens::default())?,
-        ModelRecipe::Fresh { vocabulary, .. } => data::tokenizer(&workspace, &prompts, &data.train, *vocabulary)?,
+        ModelRecipe::Fresh { vocabulary, .. } => {
+            data::tokenizer(&workspace, &prompts, &data.train, *vocabulary)?
+        }
     };
     let positions = match &recipe.model {
         ModelRecipe::Folder { folder } => Gpt2Config::from_folder(folder)?.n_positions,
         ModelRecipe::Fresh { positions, .. } => *positions,
     };
-    let options = EncodeOptions { max_length: positions, bad_examples: BadExamples::Drop, ..EncodeOptions::default() };
+    let options =
+        EncodeOptions { max_length: positions, bad_examples: BadExamples::Drop, ..EncodeOptions::default() };
     let encoder = ExampleEncoder::new(&tokenizer, &prompts, options)?;
     let samples = Samples::draw(recipe, &encoder, &mut data)?;
     for (name, fact) in &data.facts {
         println!("{name:>22} {fact}");
     }
-    let mut path = PalPath { recipe, text, workspace, encoder, data, samples, device, interrupt, began, facts: Vec::new() };
+    let mut path = PalPath {
+        recipe,
+        text,
+        workspace,
+        encoder,
+        data,
+        samples,
+        device,
+        interrupt,
+        began,
+        facts: Vec::new(),
+    };
     Ok(path.follow()?.map_or(Run::Interrupted, |report| Run::Finished(Box::new(report))))
 }
 
@@ -83,7 +97,8 @@ impl Samples {
     fn draw(recipe: &Recipe, encoder: &ExampleEncoder, data: &mut Data) -> Result<Self> {
         let room = recipe.decode.max_new_tokens;
         let fits = |example: &Example| {
-            let prompt = |kind| encoder.prompt(&example.id, &example.persona, &example.history, kind, room).is_ok();
+            let prompt =
+                |kind| encoder.prompt(&example.id, &example.persona, &example.history, kind, room).is_ok();
             prompt(PromptKind::Selection)
                 && (0..example.persona.len())
                     .all(|index| prompt(PromptKind::Generation(persona_data::Highlight::Description(index))))
@@ -102,7 +117,8 @@ impl Samples {
             valid: draw(&data.valid2, recipe.report.valid_examples),
             test: draw(&data.test, recipe.report.test_examples),
         };
-        for (name, part) in [("valid1", &samples.pairs), ("valid2", &samples.valid), ("test", &samples.test)] {
+        for (name, part) in [("valid1", &samples.pairs), ("valid2", &samples.valid), ("test", &samples.test)]
+        {
             ensure!(
                 !part.is_empty(),
                 "no example of {name} leaves {room} tokens for a reply; give the model more positions, or \
@@ -140,19 +156,24 @@ impl PalPath<'_> {
         let recipe = self.recipe;
         let (train, valid) = (self.encode("plain", &[Task::Plain])?, self.encode_valid(&[Task::Plain])?);
         let objective = NextToken::new(self.start()?);
-        let Some(plain) = self.train("plain", objective, &recipe.plain, &train, &valid)? else { return Ok(None) };
+        let Some(plain) = self.train("plain", objective, &recipe.plain, &train, &valid)? else {
+            return Ok(None);
+        };
         let plain = plain.into_model();
 
         let (train, valid) = (self.encode("stage 1", &Task::MIXED)?, self.encode_valid(&Task::MIXED)?);
         let unigram = results::unigram_losses(&train, &valid, self.encoder.tokenizer().vocab_size());
         let objective = NextToken::new(self.start()?);
-        let Some(stage1) = self.train("stage1", objective, &recipe.stage1, &train, &valid)? else { return Ok(None) };
+        let Some(stage1) = self.train("stage1", objective, &recipe.stage1, &train, &valid)? else {
+            return Ok(None);
+        };
         let stage1 = stage1.into_model();
 
         let (pairs, held_out) = (self.pairs("pairs", &stage1)?, self.pairs("held_out_pairs", &stage1)?);
         let batch = recipe.align.train.micro_batch_size;
         let cache = |name: &str| self.workspace.path(name);
-        let referenced = reference_log_probs(&stage1, pairs, batch, Some(&cache("pairs.reference.safetensors")))?;
+        let referenced =
+            reference_log_probs(&stage1, pairs, batch, Some(&cache("pairs.reference.safetensors")))?;
         let valid = reference_log_probs(
             &stage1,
             held_out.clone(),
@@ -166,11 +187,18 @@ impl PalPath<'_> {
         let pal = pal.into_model();
 
         let controls = self.controls(&pal, &stage1, held_out)?;
-        let systems = [
+        let mut systems = vec![
             self.replies("plain fine-tuning", &plain, Strategy::NotSelect)?,
             self.replies("stage 1 only", &stage1, Strategy::Select)?,
             self.replies("PAL", &pal, Strategy::Select)?,
         ];
+        for &strategy in &recipe.report.strategies {
+            systems.push(self.replies(
+                &format!("PAL, {}", systems::strategy_name(strategy)),
+                &pal,
+                strategy,
+            )?);
+        }
         let facts = [self.data.facts.clone(), std::mem::take(&mut self.facts), self.machine(&pal)].concat();
         let measured = Measured { systems: &systems, test: &self.samples.test, unigram, controls, facts };
         let report = results::report(self.recipe, self.text, &self.workspace, measured)?;
@@ -239,7 +267,8 @@ impl PalPath<'_> {
     fn pairs(&mut self, name: &str, model: &Gpt2) -> Result<Vec<persona_data::EncodedPair>> {
         let examples = if name == "pairs" { &self.samples.pairs } else { &self.samples.valid };
         let (decode, options) = (self.recipe.decode, self.recipe.pairs);
-        let (made, report) = pairs::build(&self.workspace, name, model, &self.encoder, decode, options, examples)?;
+        let (made, report) =
+            pairs::build(&self.workspace, name, model, &self.encoder, decode, options, examples)?;
         println!("{name:>22} {report}");
         let (encoded, too_long) = pairs::encode(&made, &self.encoder)?;
         ensure!(!encoded.is_empty(), "{name}: no pair is left; see its report, and `pairs` in the recipe");
@@ -248,7 +277,12 @@ impl PalPath<'_> {
     }
 
     /// Reward accuracy on the held-out pairs and on the controls.
-    fn controls(&self, pal: &Gpt2, stage1: &Gpt2, held_out: Vec<persona_data::EncodedPair>) -> Result<Vec<Control>> {
+    fn controls(
+        &self,
+        pal: &Gpt2,
+        stage1: &Gpt2,
+        held_out: Vec<persona_data::EncodedPair>,
+    ) -> Result<Vec<Control>> {
         let swapped = pairs::swapped(&self.samples.valid, &self.data.labeller, &self.encoder)?;
         let sets = [
             ("held-out pairs", held_out.clone()),
@@ -262,20 +296,29 @@ impl PalPath<'_> {
             }
             let count = pairs.len();
             let name = name.to_owned();
-            let control = self.workspace.cached(&format!("controls/{}.json", name.replace(' ', "_")), || {
-                let batch = self.recipe.align.train.micro_batch_size;
-                let policy = pal.copy(Kind::Float)?;
-                let (accuracy, margin) = pairs::reward_accuracy(policy, stage1, pairs, self.recipe.align.beta, batch)?;
-                Ok(Control { name, pairs: count, accuracy, margin })
-            })?;
+            let control =
+                self.workspace.cached(&format!("controls/{}.json", name.replace(' ', "_")), || {
+                    let batch = self.recipe.align.train.micro_batch_size;
+                    let policy = pal.copy(Kind::Float)?;
+                    let (accuracy, margin) =
+                        pairs::reward_accuracy(policy, stage1, pairs, self.recipe.align.beta, batch)?;
+                    Ok(Control { name, pairs: count, accuracy, margin })
+                })?;
             controls.push(control);
         }
         Ok(controls)
     }
 
     fn replies(&self, system: &str, model: &Gpt2, strategy: Strategy) -> Result<SystemReplies> {
-        self.workspace.cached(&format!("replies/{}.json", system.replace(' ', "_")), || {
-            systems::reply_to_all(system, model, &self.encoder, self.recipe.decode, strategy, &self.samples.test)
+        self.workspace.cached(&format!("replies/{}.json", system.replace([' ', ','], "_")), || {
+            systems::reply_to_all(
+                system,
+                model,
+                &self.encoder,
+                self.recipe.decode,
+                strategy,
+                &self.samples.test,
+            )
         })
     }
 

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use persona_train::{Observer, StepRecord};
 
 /// Ctrl-C and SIGTERM: a training stops after the step in progress, with a checkpoint. Outside of training everything
-/// that is finished lies in its file, and the program ends at once.
-#[derive(Debug, Clone)]
+/// that is finished lies in its file, and the program ends at once. The default is one that nobody asks.
+#[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     asked: Arc<AtomicBool>,
     training: Arc<AtomicBool>,
@@ -25,7 +25,7 @@ impl Interrupt {
     /// # Errors
     /// When the system refuses it.
     pub fn install() -> Result<Self> {
-        let interrupt = Self { asked: Arc::default(), training: Arc::default() };
+        let interrupt = Self::default();
         let handler = interrupt.clone();
         ctrlc::set_handler(move || {
             let again = handler.asked.swap(true, Ordering::SeqCst);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use persona_align::PairOptions;
 use persona_data::{ExampleOptions, Format, Target};
-use persona_infer::DecodeConfig;
+use persona_infer::{DecodeConfig, Strategy};
 use persona_model::Gpt2Config;
 use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,9 @@ pub struct ReportRecipe {
     pub valid_examples: usize,
     /// Conversations shown side by side.
     pub conversations: usize,
+    /// Further rows of the table: PAL's model with other strategies of selection.
+    #[serde(default)]
+    pub strategies: Vec<Strategy>,
 }
 
 impl Recipe {
@@ -142,8 +145,10 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read, names the line of what is wrong; when a setting is out of range, names it.
     pub fn load(path: &Path) -> Result<(Self, String)> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading the recipe {}", path.display()))?;
-        let mut recipe: Self = toml::from_str(&text).with_context(|| format!("the recipe {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the recipe {}", path.display()))?;
+        let mut recipe: Self =
+            toml::from_str(&text).with_context(|| format!("the recipe {}", path.display()))?;
         ensure!(
             recipe.data.valid.is_some() == recipe.data.test.is_some(),
             "{}: `data.valid` and `data.test` are given together or not at all",

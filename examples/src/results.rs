@@ -53,7 +53,8 @@ pub fn unigram_losses(
     let mut counts: BTreeMap<Option<Task>, (Vec<f64>, f64)> = BTreeMap::new();
     for example in train {
         for key in keys(example.task) {
-            let (count, total) = counts.entry(key).or_insert_with(|| (vec![1.0; vocabulary], vocabulary as f64));
+            let (count, total) =
+                counts.entry(key).or_insert_with(|| (vec![1.0; vocabulary], vocabulary as f64));
             for &id in &example.target {
                 count[id as usize] += 1.0;
                 *total += 1.0;
@@ -106,7 +107,8 @@ pub fn report(recipe: &Recipe, text: &str, workspace: &Workspace, measured: Meas
 
 fn curves(plain: &Log, stage1: &Log, align: &Log, unigram: &BTreeMap<Option<Task>, f64>) -> Vec<Curve> {
     let line = |log: &Log, key: &str, name: &str| Line { name: name.to_owned(), points: log.points(key) };
-    let level = |task: Task| unigram.get(&Some(task)).map(|loss| (format!("unigram, {}", task.name()), *loss));
+    let level =
+        |task: Task| unigram.get(&Some(task)).map(|loss| (format!("unigram, {}", task.name()), *loss));
     let curve = |title: &str, y: &str, lines: Vec<Line>, levels: Vec<(String, f64)>| Curve {
         title: title.to_owned(),
         x: "step".to_owned(),
@@ -141,7 +143,10 @@ fn curves(plain: &Log, stage1: &Log, align: &Log, unigram: &BTreeMap<Option<Task
         curve(
             "Stage 2: reward accuracy",
             "share of pairs",
-            vec![line(align, "rewards/accuracies", "training"), line(align, "eval_rewards/accuracies", "held out")],
+            vec![
+                line(align, "rewards/accuracies", "training"),
+                line(align, "eval_rewards/accuracies", "held out"),
+            ],
             vec![("chance".to_owned(), 0.5)],
         ),
     ]
@@ -161,20 +166,22 @@ fn checks(stage1: &Log, align: &Log, measured: &Measured<'_>) -> Result<Vec<Chec
             against: "unigram model of the targets".to_owned(),
             baseline: unigram,
             holds: loss < unigram,
-            note: "lower is better; the unigram model knows how often each token stands in training targets".to_owned(),
+            note: "lower is better; the unigram model knows how often each token stands in training targets"
+                .to_owned(),
         });
     }
     let labels: Vec<&[usize]> =
         measured.test.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
     for system in measured.systems {
-        let choices: Option<Vec<Option<usize>>> = system.replies.iter().map(|reply| reply.selection).collect();
+        let choices: Option<Vec<Option<usize>>> =
+            system.replies.iter().map(|reply| reply.selection).collect();
         let Some(choices) = choices else { continue };
         let selection = selection_accuracy(&choices, &labels)?;
         let confusion = selection.confusion;
         let named = confusion.none_as_description + confusion.description_as_description;
-        let described = selection.accuracy_where_described.map_or("none".to_owned(), |score| {
-            format!("{:.1} %", score.displayed_value())
-        });
+        let described = selection
+            .accuracy_where_described
+            .map_or("none".to_owned(), |score| format!("{:.1} %", score.displayed_value()));
         checks.push(Check {
             name: format!("{}: selection accuracy (%)", system.system),
             measured: selection.accuracy.displayed_value(),
@@ -217,11 +224,15 @@ fn checks(stage1: &Log, align: &Log, measured: &Measured<'_>) -> Result<Vec<Chec
 
 /// The first examples to whose gold reply a description applies.
 fn conversations(measured: &Measured<'_>, count: usize) -> Vec<Conversation> {
-    let shown = measured.test.iter().enumerate().filter(|(_, example)| example.selected().is_some()).take(count);
+    let shown =
+        measured.test.iter().enumerate().filter(|(_, example)| example.selected().is_some()).take(count);
     shown
         .map(|(at, example)| {
             let description = |choice: Option<usize>| {
-                choice.and_then(|index| example.persona.get(index)).cloned().unwrap_or_else(|| "none".to_owned())
+                choice
+                    .and_then(|index| example.persona.get(index))
+                    .cloned()
+                    .unwrap_or_else(|| "none".to_owned())
             };
             let mut replies: Vec<Reply> = measured
                 .systems
@@ -241,7 +252,8 @@ fn conversations(measured: &Measured<'_>, count: usize) -> Vec<Conversation> {
                 Role::Partner => "partner".to_owned(),
                 Role::Agent => "agent".to_owned(),
             };
-            let history = example.history.iter().map(|turn| (speaker(turn.role), turn.text.clone())).collect();
+            let history =
+                example.history.iter().map(|turn| (speaker(turn.role), turn.text.clone())).collect();
             Conversation { persona: example.persona.clone(), history, replies }
         })
         .collect()

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use persona_data::{Example, ExampleEncoder, Highlight, PromptKind, Task};
 use persona_infer::{DecodeConfig, SelectThenGenerate, Strategy, TextGenerator, score_targets};
-use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, RougeL, Score, selection_accuracy};
+use persona_metrics::{
+    Bleu, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, RougeL, Score, selection_accuracy,
+};
 use persona_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,17 @@ pub fn reply_to_all(
     Ok(SystemReplies { system: system.to_owned(), replies })
 }
 
+/// How a strategy is called in a table.
+#[must_use]
+pub fn strategy_name(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Select => "own selection",
+        Strategy::Random(_) => "random selection",
+        Strategy::NotSelect => "no selection",
+        Strategy::Oracle => "oracle selection",
+    }
+}
+
 /// The gold replies as a row of their own.
 #[must_use]
 pub fn gold(examples: &[Example]) -> Vec<String> {
@@ -99,7 +112,8 @@ const NO_JUDGE: &str = "no judge";
 pub fn table(systems: &[SystemReplies], examples: &[Example]) -> Result<Table> {
     let references = gold(examples);
     let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
-    let labels: Vec<&[usize]> = examples.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
+    let labels: Vec<&[usize]> =
+        examples.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
     let mut columns: Vec<Column> = Vec::new();
     let mut rows = Vec::new();
     for system in systems {
@@ -128,10 +142,15 @@ pub fn table(systems: &[SystemReplies], examples: &[Example]) -> Result<Table> {
 
 /// What is measured on texts alone, with the decimals shown. Punctuation stands apart, as in PERSONA-CHAT's own files:
 /// whether it does moves BLEU by ten points, so the signatures say so.
-fn text_scores(texts: &[String], references: &[String], personas: &[&[String]]) -> Result<Vec<(Score, usize)>> {
+fn text_scores(
+    texts: &[String],
+    references: &[String],
+    personas: &[&[String]],
+) -> Result<Vec<(Score, usize)>> {
     let bleu = Bleu::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
     let rouge = RougeL::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
-    let mut scores: Vec<(Score, usize)> = bleu.corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
+    let mut scores: Vec<(Score, usize)> =
+        bleu.corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
     scores.push((rouge.corpus(texts, references)?, 2));
     scores.extend(Entropy::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
     scores.extend(Distinct::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
@@ -161,7 +180,10 @@ fn perplexity_cell(system: &SystemReplies, examples: &[Example]) -> Result<(Colu
     }
     let score = statistics.token_level()?;
     let signature = format!("{}, of the gold reply after the system's own prompt", score.signature());
-    Ok((Column { name: "Perplexity".to_owned(), signature, decimals: 1 }, Cell::Value(score.displayed_value())))
+    Ok((
+        Column { name: "Perplexity".to_owned(), signature, decimals: 1 },
+        Cell::Value(score.displayed_value()),
+    ))
 }
 
 fn judge_cell() -> (Column, Cell) {

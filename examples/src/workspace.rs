@@ -44,7 +44,11 @@ impl Workspace {
     ///
     /// # Errors
     /// Those of `make`; when the file cannot be read or written.
-    pub fn cached<T: Serialize + DeserializeOwned>(&self, name: &str, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn cached<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let path = self.path(name);
         if path.exists() {
             let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -69,7 +73,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(folder.path(), "a = 1").unwrap();
         assert_eq!(workspace.cached("x/y.json", || Ok(vec![1, 2])).unwrap(), [1, 2]);
-        assert_eq!(workspace.cached("x/y.json", || -> Result<Vec<i32>> { bail!("made twice") }).unwrap(), [1, 2]);
+        assert_eq!(
+            workspace.cached("x/y.json", || -> Result<Vec<i32>> { bail!("made twice") }).unwrap(),
+            [1, 2]
+        );
         assert!(workspace.cached("z.json", || -> Result<i32> { bail!("broken") }).is_err());
         assert!(!workspace.path("z.json").exists());
         std::fs::write(workspace.path("x/y.json"), "[1,").unwrap();

@@ -80,7 +80,11 @@ impl PairLogProbs {
     /// [`Error::Shape`] unless both are vectors of one length.
     pub fn from_sums(chosen: Tensor, rejected: Tensor) -> Result<Self> {
         if chosen.dim() != 1 {
-            return Err(Error::Shape { what: "chosen log-probabilities", found: chosen.size(), expected: vec![-1] });
+            return Err(Error::Shape {
+                what: "chosen log-probabilities",
+                found: chosen.size(),
+                expected: vec![-1],
+            });
         }
         same_shape("rejected log-probabilities", &rejected, &chosen)?;
         Ok(Self { chosen: chosen.f_to_kind(Kind::Float)?, rejected: rejected.f_to_kind(Kind::Float)? })
@@ -101,13 +105,11 @@ impl PairLogProbs {
     }
 
     /// The chosen responses' sums, `[B]`.
-    #[must_use]
     pub fn chosen(&self) -> &Tensor {
         &self.chosen
     }
 
     /// The rejected responses' sums, `[B]`.
-    #[must_use]
     pub fn rejected(&self) -> &Tensor {
         &self.rejected
     }

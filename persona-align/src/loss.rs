@@ -38,10 +38,18 @@ impl PreferenceLoss {
     /// numbers of pairs, or none.
     pub fn evaluate(&self, policy: &PairLogProbs, reference: &PairLogProbs) -> Result<PreferenceOutput> {
         if !(self.beta > 0.0 && self.beta.is_finite()) {
-            return Err(Error::Option { name: "beta", value: self.beta, range: "it must be above 0 and finite" });
+            return Err(Error::Option {
+                name: "beta",
+                value: self.beta,
+                range: "it must be above 0 and finite",
+            });
         }
         if policy.pairs() == 0 {
-            return Err(Error::Shape { what: "policy log-probabilities", found: vec![0], expected: vec![-1] });
+            return Err(Error::Shape {
+                what: "policy log-probabilities",
+                found: vec![0],
+                expected: vec![-1],
+            });
         }
         same_shape("reference log-probabilities", &reference.chosen, &policy.chosen)?;
         let chosen = policy.chosen.f_sub(&reference.chosen)?;
@@ -115,14 +123,19 @@ mod tests {
     use super::*;
 
     fn pair(chosen: f64, rejected: f64) -> PairLogProbs {
-        PairLogProbs::from_sums(Tensor::from_slice(&[chosen as f32]), Tensor::from_slice(&[rejected as f32])).unwrap()
+        PairLogProbs::from_sums(Tensor::from_slice(&[chosen as f32]), Tensor::from_slice(&[rejected as f32]))
+            .unwrap()
     }
 
     #[test]
     fn a_worked_example() {
         // A_c = 1, A_r = -0.5, h = 1.5: -log sigmoid(0.15) = ln(1 + exp(-0.15)).
         let output = PreferenceLoss::sigmoid(0.1).evaluate(&pair(-12.0, -15.0), &pair(-13.0, -14.5)).unwrap();
-        approx::assert_relative_eq!(output.loss.double_value(&[]), (1.0 + (-0.15f64).exp()).ln(), epsilon = 1e-6);
+        approx::assert_relative_eq!(
+            output.loss.double_value(&[]),
+            (1.0 + (-0.15f64).exp()).ln(),
+            epsilon = 1e-6
+        );
         let metrics = output.metrics().unwrap();
         approx::assert_relative_eq!(metrics.chosen, 0.1, epsilon = 1e-6);
         approx::assert_relative_eq!(metrics.rejected, -0.05, epsilon = 1e-6);
@@ -140,7 +153,8 @@ mod tests {
     #[test]
     fn far_margins_stay_finite() {
         for sign in [-1.0, 1.0] {
-            let output = PreferenceLoss::sigmoid(1.0).evaluate(&pair(sign * 1e4, 0.0), &pair(0.0, 0.0)).unwrap();
+            let output =
+                PreferenceLoss::sigmoid(1.0).evaluate(&pair(sign * 1e4, 0.0), &pair(0.0, 0.0)).unwrap();
             assert!(output.loss.double_value(&[]).is_finite());
         }
     }
@@ -148,7 +162,8 @@ mod tests {
     #[test]
     fn the_gradient_is_minus_beta_times_the_doubt() {
         let chosen = Tensor::from_slice(&[-12.0f32]).set_requires_grad(true);
-        let policy = PairLogProbs::from_sums(chosen.shallow_clone(), Tensor::from_slice(&[-15.0f32])).unwrap();
+        let policy =
+            PairLogProbs::from_sums(chosen.shallow_clone(), Tensor::from_slice(&[-15.0f32])).unwrap();
         PreferenceLoss::sigmoid(0.1).evaluate(&policy, &pair(-13.0, -14.5)).unwrap().loss.backward();
         let expected = -0.1 / (1.0 + (0.15f64).exp());
         approx::assert_relative_eq!(chosen.grad().double_value(&[0]), expected, epsilon = 1e-6);
@@ -160,10 +175,13 @@ mod tests {
         for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(PreferenceLoss::sigmoid(beta).evaluate(&pair(0.0, 0.0), &reference).is_err());
         }
-        let two = PairLogProbs::from_sums(Tensor::from_slice(&[0.0f32; 2]), Tensor::from_slice(&[0.0f32; 2])).unwrap();
+        let two = PairLogProbs::from_sums(Tensor::from_slice(&[0.0f32; 2]), Tensor::from_slice(&[0.0f32; 2]))
+            .unwrap();
         let error = PreferenceLoss::sigmoid(0.1).evaluate(&two, &reference).unwrap_err().to_string();
         assert!(error.contains("reference") && error.contains("[2]"), "{error}");
-        assert!(PairLogProbs::from_sums(Tensor::from_slice(&[0.0f32; 2]), Tensor::from_slice(&[0.0f32])).is_err());
+        assert!(
+            PairLogProbs::from_sums(Tensor::from_slice(&[0.0f32; 2]), Tensor::from_slice(&[0.0f32])).is_err()
+        );
         let none = || Tensor::from_slice::<f32>(&[]);
         let none = PairLogProbs::from_sums(none(), none()).unwrap();
         assert!(PreferenceLoss::sigmoid(0.1).evaluate(&none, &none).is_err());

@@ -104,7 +104,11 @@ impl<'a> PairBuilder<'a> {
     ///
     /// # Errors
     /// [`Error::Option`] for a similarity outside 0 to 1; [`Error::Generator`]; the prompts' errors.
-    pub fn build<G: ReplyGenerator>(&self, examples: &[Example], generator: &mut G) -> Result<(Vec<Pair>, PairReport)> {
+    pub fn build<G: ReplyGenerator>(
+        &self,
+        examples: &[Example],
+        generator: &mut G,
+    ) -> Result<(Vec<Pair>, PairReport)> {
         if !(0.0..=1.0).contains(&self.options.similarity) {
             let value = self.options.similarity;
             return Err(Error::Option { name: "similarity", value, range: "it lies in 0 to 1" });
@@ -223,8 +227,11 @@ pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
         if line.trim().is_empty() {
             continue;
         }
-        let pair = serde_json::from_str(&line)
-            .map_err(|source| Error::Line { path: path.to_path_buf(), line: at + 1, source })?;
+        let pair = serde_json::from_str(&line).map_err(|source| Error::Line {
+            path: path.to_path_buf(),
+            line: at + 1,
+            source,
+        })?;
         pairs.push(pair);
     }
     Ok(pairs)
@@ -262,17 +269,20 @@ mod tests {
 
     #[test]
     fn pairs_that_teach_nothing_are_counted_and_dropped_or_kept() {
-        let replies = || Fixed(vec!["No.", " ", "yes, one  small TURTLE here.", "Yes, one small turtle there."]);
+        let replies =
+            || Fixed(vec!["No.", " ", "yes, one  small TURTLE here.", "Yes, one small turtle there."]);
         let prompts = PromptSet::english().unwrap();
         let options = PairOptions::default();
-        let (pairs, report) = PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
+        let (pairs, report) =
+            PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
         assert_eq!((report.examples, report.pairs), (4, 1));
         assert_eq!((report.empty, report.identical, report.similar), (1, 1, 1));
         assert_eq!((pairs[0].id.as_str(), pairs[0].rejected.trim()), ("d#0", "No."));
         assert!(pairs[0].prompt.contains("turtle"), "the pair's prompt has the persona");
 
         let options = PairOptions { keep_empty: true, keep_identical: true, keep_similar: true, ..options };
-        let (pairs, report) = PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
+        let (pairs, report) =
+            PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
         assert_eq!((pairs.len(), report.empty), (4, 1));
     }
 
@@ -289,11 +299,20 @@ mod tests {
     fn files_round_trip_and_bad_lines_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.jsonl");
-        let pair = Pair { id: String::new(), prompt: "p \"q\"\n".into(), chosen: " a".into(), rejected: " ü".into() };
+        let pair = Pair {
+            id: String::new(),
+            prompt: "p \"q\"\n".into(),
+            chosen: " a".into(),
+            rejected: " ü".into(),
+        };
         write_pairs(&path, std::slice::from_ref(&pair)).unwrap();
         assert!(!std::fs::read_to_string(&path).unwrap().contains("\"id\""));
         assert_eq!(read_pairs(&path).unwrap(), [pair]);
-        std::fs::write(&path, "{\"prompt\":\"p\",\"chosen\":\"c\",\"rejected\":\"r\",\"score\":1}\n\n{\"prompt\":1}\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"prompt\":\"p\",\"chosen\":\"c\",\"rejected\":\"r\",\"score\":1}\n\n{\"prompt\":1}\n",
+        )
+        .unwrap();
         let error = read_pairs(&path).unwrap_err().to_string();
         assert!(error.contains("pairs.jsonl:3:"), "{error}");
         assert!(write_pairs(&folder.path().join("no/such/place.jsonl"), &[]).is_err());

@@ -138,7 +138,8 @@ impl<M: CausalLm> Preference<M> {
         let output = self.loss.evaluate(&policy, &reference)?;
         let pairs = items.len() as f64;
         let log_prob = |sums: &Tensor| -> Result<f64> { Ok(sums.f_mean(Kind::Float)?.f_double_value(&[])?) };
-        let logps = [("logps/chosen", log_prob(policy.chosen())?), ("logps/rejected", log_prob(policy.rejected())?)];
+        let logps =
+            [("logps/chosen", log_prob(policy.chosen())?), ("logps/rejected", log_prob(policy.rejected())?)];
         let means = output
             .metrics()?
             .named()

@@ -17,7 +17,10 @@ pub struct Decoder<'a> {
 
 impl std::fmt::Debug for Decoder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoder").field("config", &self.config).field("ends", &self.ends).finish_non_exhaustive()
+        f.debug_struct("Decoder")
+            .field("config", &self.config)
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,7 +64,8 @@ impl<'a> Decoder<'a> {
                 return Err(Error::Prompt { index, reason });
             }
             if prompt.len() >= positions {
-                let reason = format!("has {} tokens, the model has {positions} positions; shorten it", prompt.len());
+                let reason =
+                    format!("has {} tokens, the model has {positions} positions; shorten it", prompt.len());
                 return Err(Error::Prompt { index, reason });
             }
         }
@@ -84,7 +88,8 @@ impl<'a> Decoder<'a> {
     fn batch(&self, prompts: &[Vec<u32>], part: &[usize]) -> Result<Vec<Row>> {
         let positions = self.model.limits().positions;
         let longest = part.iter().map(|&at| prompts[at].len()).max().unwrap_or(0);
-        let mut cache = self.model.cache(part.len(), (longest + self.config.max_new_tokens).min(positions))?;
+        let mut cache =
+            self.model.cache(part.len(), (longest + self.config.max_new_tokens).min(positions))?;
         let mut rows: Vec<Row> = part
             .iter()
             .map(|&prompt| {
@@ -107,7 +112,8 @@ impl<'a> Decoder<'a> {
             }
             // Copying the cache costs as much as a few rows do in a step: rows leave when a quarter has ended, or when
             // an ended one has used up the model's positions.
-            let full = rows.iter().zip(cache.lengths()).any(|(row, &length)| row.ended && length >= positions);
+            let full =
+                rows.iter().zip(cache.lengths()).any(|(row, &length)| row.ended && length >= positions);
             if ended * 4 >= rows.len() || full {
                 let staying: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].ended).collect();
                 cache.keep(&staying)?;
@@ -138,7 +144,12 @@ impl<'a> Decoder<'a> {
         if let Some(last) = last {
             hidden = hidden.f_index_select(0, &Tensor::f_from_slice(last)?.f_to_device(hidden.device())?)?;
         }
-        let logits = self.model.logits(&hidden)?.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        let logits = self
+            .model
+            .logits(&hidden)?
+            .f_to_kind(Kind::Float)?
+            .f_to_device(tch::Device::Cpu)?
+            .f_contiguous()?;
         let vocabulary = self.model.limits().vocabulary;
         let mut values = vec![0.0f32; logits.numel()];
         logits.f_copy_data(&mut values, logits.numel())?;

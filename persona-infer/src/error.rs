@@ -38,7 +38,9 @@ pub enum Error {
     },
 
     /// The model's logits are not numbers.
-    #[error("prompt {index}: the model gives {value} as a logit after {tokens} new tokens; its weights are damaged or its training diverged")]
+    #[error(
+        "prompt {index}: the model gives {value} as a logit after {tokens} new tokens; its weights are damaged or its training diverged"
+    )]
     NonFinite {
         /// The prompt's index among those given, from 0.
         index: usize,

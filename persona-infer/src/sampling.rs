@@ -71,8 +71,10 @@ impl DecodeConfig {
         }
         ids.sort_unstable_by(by_logit);
         let highest = f64::from(logits[ids[0] as usize]);
-        let mut weights: Vec<f64> =
-            ids.iter().map(|&id| ((f64::from(logits[id as usize]) - highest) / self.temperature).exp()).collect();
+        let mut weights: Vec<f64> = ids
+            .iter()
+            .map(|&id| ((f64::from(logits[id as usize]) - highest) / self.temperature).exp())
+            .collect();
         if let Some(p) = self.top_p {
             let wanted = p * weights.iter().sum::<f64>();
             let mut sum = 0.0;
@@ -143,7 +145,11 @@ mod tests {
         assert!(counts[2] == 0 && (counts[1] as f64 / 4000.0 - 0.222).abs() < 0.03, "{counts:?}");
         assert_eq!(sampled(DecodeConfig { top_p: Some(0.7), ..base }, &logits), [4000, 0, 0]);
         assert_eq!(sampled(DecodeConfig { top_p: Some(0.75), ..base }, &logits)[2], 0);
-        assert_eq!(sampled(DecodeConfig { top_p: Some(1e-9), ..base }, &logits)[0], 4000, "one token is always kept");
+        assert_eq!(
+            sampled(DecodeConfig { top_p: Some(1e-9), ..base }, &logits)[0],
+            4000,
+            "one token is always kept"
+        );
     }
 
     #[test]

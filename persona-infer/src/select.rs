@@ -143,7 +143,8 @@ impl<'a> SelectThenGenerate<'a> {
 
     fn prompt(&self, example: &Example, kind: PromptKind<'_>) -> Result<Vec<u32>> {
         let room = self.generator.config.max_new_tokens;
-        let prompt = self.generator.encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?;
+        let prompt =
+            self.generator.encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?;
         Ok(prompt.ids)
     }
 }

@@ -78,7 +78,11 @@ pub struct TargetScore {
 ///
 /// # Errors
 /// The model's.
-pub fn score_targets(model: &dyn CausalLm, examples: &[EncodedExample], batch_size: usize) -> Result<Vec<TargetScore>> {
+pub fn score_targets(
+    model: &dyn CausalLm,
+    examples: &[EncodedExample],
+    batch_size: usize,
+) -> Result<Vec<TargetScore>> {
     let _no_grad = tch::no_grad_guard();
     let mut scores = Vec::with_capacity(examples.len());
     for part in examples.chunks(batch_size.max(1)) {
@@ -88,7 +92,9 @@ pub fn score_targets(model: &dyn CausalLm, examples: &[EncodedExample], batch_si
         }
         let batch = builder.build(model.limits(), model.device())?;
         let sums = Vec::<f64>::try_from(batch.sums(&batch.log_probs(model, false)?)?)?;
-        scores.extend(sums.iter().zip(batch.lens()).map(|(&log_prob, &tokens)| TargetScore { log_prob, tokens }));
+        scores.extend(
+            sums.iter().zip(batch.lens()).map(|(&log_prob, &tokens)| TargetScore { log_prob, tokens }),
+        );
     }
     Ok(scores)
 }

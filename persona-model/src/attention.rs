@@ -1,6 +1,6 @@
 //! Causal attention over the rows of a batch, through libtorch's fused kernel.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batch, Context, Row, causal_mask};
 use crate::cache::LayerCache;
@@ -46,6 +46,16 @@ fn row_by_row(
     mut cache: Option<&mut LayerCache>,
     settings: Settings,
 ) -> Result<Tensor> {
+    // libtorch's bfloat16 kernel for the CPU keeps compiled code for every length it meets, for good: gigabytes after some
+    // hundred batches. In float32 a training's memory stays flat, and a row's attention is a small part of its products.
+    let widen = |x: &Tensor| {
+        if cache.is_none() && x.device() == Device::Cpu {
+            x.f_to_kind(Kind::Float)
+        } else {
+            Ok(x.shallow_clone())
+        }
+    };
+    let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
     // One split, whose backward joins the rows' gradients once; a narrow per row would fill a whole tensor each time.
     let lens: Vec<i64> = batch.rows().iter().map(|row| row.len as i64).collect();
     let queries = queries.f_split_with_sizes(lens.as_slice(), 0)?;
@@ -65,7 +75,8 @@ fn row_by_row(
                 let key = store(&cache.keys, cached, row, &keys[at])?;
                 let value = store(&cache.values, cached, row, &values[at])?;
                 // A row that starts its cache is plain causal attention, for which the kernel needs no mask.
-                let mask = (row.past > 0).then(|| causal_mask(row.len, row.past, batch.device())).transpose()?;
+                let mask =
+                    (row.past > 0).then(|| causal_mask(row.len, row.past, batch.device())).transpose()?;
                 (key, value, mask)
             }
             (Context::Cached(_), None) => {
@@ -104,7 +115,8 @@ fn one_token_each(
         .filter_map(|row| if let Context::Cached(cached) = row.context { Some(cached as i64) } else { None })
         .collect();
     let longest = batch.longest() as i64;
-    let whole = rows.len() as i64 == cache.keys.size4()?.0 && rows.iter().enumerate().all(|(at, &row)| at as i64 == row);
+    let whole = rows.len() as i64 == cache.keys.size4()?.0
+        && rows.iter().enumerate().all(|(at, &row)| at as i64 == row);
     let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
     let held = |all: &mut Tensor, new: &Tensor| -> Result<Tensor> {
         let _ = all.f_index_put_(&[Some(&rows), None, Some(&batch.positions)], new, false)?;
@@ -115,7 +127,7 @@ fn one_token_each(
     let values = held(&mut cache.values, values)?;
     let ragged = batch.rows().iter().any(|row| row.past + 1 != batch.longest());
     let mask = if ragged {
-        let index = Tensor::f_arange(longest, (tch::Kind::Int64, device))?;
+        let index = Tensor::f_arange(longest, (Kind::Int64, device))?;
         Some(index.f_view([1, 1, 1, longest])?.f_le_tensor(&batch.positions.f_view([-1, 1, 1, 1])?)?)
     } else {
         None

@@ -160,9 +160,12 @@ impl BatchBuilder {
             positions.extend((row.past..length).map(|position| position as i64));
             masks.push(match row.context {
                 Context::Row(of) => {
-                    let whole = self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None);
+                    let whole =
+                        self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None);
                     if !whole {
-                        return Err(Error::Batch(format!("row {at} continues row {of}, which must be an earlier row without a context")));
+                        return Err(Error::Batch(format!(
+                            "row {at} continues row {of}, which must be an earlier row without a context"
+                        )));
                     }
                     Some(causal_mask(row.len, row.past, device)?)
                 }

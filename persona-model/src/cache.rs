@@ -55,7 +55,10 @@ impl KvCache {
     pub fn keep(&mut self, rows: &[usize]) -> Result<()> {
         let lengths = rows.iter().map(|&row| self.lengths.get(row).copied()).collect::<Option<Vec<_>>>();
         let Some(lengths) = lengths else {
-            return Err(Error::Batch(format!("cache rows {rows:?} asked for, it has {}", self.lengths.len())));
+            return Err(Error::Batch(format!(
+                "cache rows {rows:?} asked for, it has {}",
+                self.lengths.len()
+            )));
         };
         let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         for layer in &mut self.layers {
@@ -87,7 +90,12 @@ impl KvCache {
                         row.past
                     )));
                 }
-                None => return Err(Error::Batch(format!("row {at} asks for cache row {cached} of {}", seen.len()))),
+                None => {
+                    return Err(Error::Batch(format!(
+                        "row {at} asks for cache row {cached} of {}",
+                        seen.len()
+                    )));
+                }
             }
             if std::mem::replace(&mut seen[cached], true) {
                 return Err(Error::Batch(format!("cache row {cached} is continued twice")));

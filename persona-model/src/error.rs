@@ -57,7 +57,9 @@ pub enum Error {
     },
 
     /// The folder holds no weights.
-    #[error("{path}: no model.safetensors and no model.safetensors.index.json; pickled weights (.bin, .pt) are not read, convert them with save_pretrained(safe_serialization=True)")]
+    #[error(
+        "{path}: no model.safetensors and no model.safetensors.index.json; pickled weights (.bin, .pt) are not read, convert them with save_pretrained(safe_serialization=True)"
+    )]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -91,7 +93,9 @@ pub enum Error {
     },
 
     /// A token id is not in the model's vocabulary.
-    #[error("token id {id} in row {row} is outside the model's vocabulary of {vocabulary}; is this the tokenizer of this checkpoint?")]
+    #[error(
+        "token id {id} in row {row} is outside the model's vocabulary of {vocabulary}; is this the tokenizer of this checkpoint?"
+    )]
     Vocabulary {
         /// The id.
         id: u32,
@@ -102,7 +106,9 @@ pub enum Error {
     },
 
     /// A row is longer than the model's positions.
-    #[error("row {row} has {length} tokens, the model has {positions} positions; shorten the prompt or the history")]
+    #[error(
+        "row {row} has {length} tokens, the model has {positions} positions; shorten the prompt or the history"
+    )]
     TooLong {
         /// The row of the batch.
         row: usize,

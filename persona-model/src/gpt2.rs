@@ -108,11 +108,11 @@ impl Gpt2Config {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let config: Self = serde_json::from_str(&text).map_err(Error::json(&path))?;
-        if let Some(kind) = config.other.get("model_type").and_then(|kind| kind.as_str()) {
-            if kind != "gpt2" {
-                let reason = format!("is `{kind}`; this loader reads `gpt2`");
-                return Err(Error::Config { key: "model_type", reason });
-            }
+        if let Some(kind) = config.other.get("model_type").and_then(|kind| kind.as_str())
+            && kind != "gpt2"
+        {
+            let reason = format!("is `{kind}`; this loader reads `gpt2`");
+            return Err(Error::Config { key: "model_type", reason });
         }
         config.validate()?;
         Ok(config)
@@ -137,12 +137,17 @@ impl Gpt2Config {
                 return fail(key, format!("is {value}; a model needs 1 to {}", 1 << 24));
             }
         }
-        if self.n_embd % self.n_head != 0 {
-            return fail("n_head", format!("is {}, which does not divide n_embd {}", self.n_head, self.n_embd));
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            return fail(
+                "n_head",
+                format!("is {}, which does not divide n_embd {}", self.n_head, self.n_embd),
+            );
         }
-        for (key, value) in
-            [("resid_pdrop", self.resid_pdrop), ("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop)]
-        {
+        for (key, value) in [
+            ("resid_pdrop", self.resid_pdrop),
+            ("embd_pdrop", self.embd_pdrop),
+            ("attn_pdrop", self.attn_pdrop),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 return fail(key, format!("is {value}; a dropout lies in 0 to 1, without 1"));
             }
@@ -151,7 +156,10 @@ impl Gpt2Config {
             return fail("layer_norm_epsilon", format!("is {}; it must be above 0", self.layer_norm_epsilon));
         }
         if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
-            return fail("initializer_range", format!("is {}; it must not be negative", self.initializer_range));
+            return fail(
+                "initializer_range",
+                format!("is {}; it must not be negative", self.initializer_range),
+            );
         }
         for key in ["add_cross_attention", "reorder_and_upcast_attn"] {
             if self.other.get(key).and_then(serde_json::Value::as_bool) == Some(true) {
@@ -202,7 +210,11 @@ impl Gpt2Config {
     /// the causal masks.
     fn tensor_name(&self, name: &str) -> TensorName {
         if name == "lm_head.weight" {
-            return if self.tie_word_embeddings { TensorName::Ignored } else { TensorName::Parameter(name.to_owned()) };
+            return if self.tie_word_embeddings {
+                TensorName::Ignored
+            } else {
+                TensorName::Parameter(name.to_owned())
+            };
         }
         if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
             return TensorName::Ignored;
@@ -272,7 +284,10 @@ pub struct Gpt2 {
 
 impl std::fmt::Debug for Gpt2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gpt2").field("config", &self.config).field("precision", &self.precision).finish_non_exhaustive()
+        f.debug_struct("Gpt2")
+            .field("config", &self.config)
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -294,7 +309,8 @@ impl Gpt2 {
     /// Those of [`Gpt2Config::from_folder`] and [`weights::load`].
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
         let config = Gpt2Config::from_folder(folder)?;
-        let specs = config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
+        let specs =
+            config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
         let mut parameters = Parameters::new(specs, 0, device, kind)?;
         let report = weights::load(folder, &mut parameters, &|name| config.tensor_name(name))?;
         Ok((Self::assemble(config, parameters)?, report))
@@ -306,7 +322,8 @@ impl Gpt2 {
     /// # Errors
     /// libtorch's, out of memory above all.
     pub fn copy(&self, kind: Kind) -> Result<Self> {
-        let specs = self.config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
+        let specs =
+            self.config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
         let mut parameters = Parameters::new(specs, 0, self.parameters.device(), kind)?;
         parameters.copy_from(&self.parameters)?;
         let mut copy = Self::assemble(self.config.clone(), parameters)?;
@@ -316,7 +333,10 @@ impl Gpt2 {
 
     fn assemble(config: Gpt2Config, parameters: Parameters) -> Result<Self> {
         let by_name = |name: String| {
-            parameters.get(&name).map(Tensor::shallow_clone).ok_or_else(|| Error::Batch(format!("no parameter {name}")))
+            parameters
+                .get(&name)
+                .map(Tensor::shallow_clone)
+                .ok_or_else(|| Error::Batch(format!("no parameter {name}")))
         };
         let leaf = |name: &str| by_name(format!("transformer.{name}"));
         let norm = |name: String| -> Result<LayerNorm> {
@@ -350,8 +370,11 @@ impl Gpt2 {
             })
             .collect::<Result<_>>()?;
         let wte = leaf("wte.weight")?;
-        let head =
-            if config.tie_word_embeddings { wte.shallow_clone() } else { by_name("lm_head.weight".to_owned())? };
+        let head = if config.tie_word_embeddings {
+            wte.shallow_clone()
+        } else {
+            by_name("lm_head.weight".to_owned())?
+        };
         let (wpe, ln_f) = (leaf("wpe.weight")?, norm("ln_f".to_owned())?);
         Ok(Self { precision: Precision::Fp32, wte, wpe, blocks, ln_f, head, config, parameters })
     }
@@ -396,7 +419,8 @@ impl CausalLm for Gpt2 {
         }
         let kind = self.compute_kind();
         let config = &self.config;
-        let drop = |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
+        let drop =
+            |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
         let words = Tensor::f_embedding(&self.wte, &batch.ids, -1, false, false)?;
         let places = Tensor::f_embedding(&self.wpe, &batch.positions, -1, false, false)?;
         let mut x = drop(words.f_add(&places)?.f_to_kind(Kind::Float)?, config.embd_pdrop)?;
@@ -408,7 +432,9 @@ impl CausalLm for Gpt2 {
                 dropout: if train { config.attn_pdrop } else { 0.0 },
             };
             let layer_cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
-            let [q, k, v] = &qkv[..] else { return Err(Error::Batch("projection without three parts".into())) };
+            let [q, k, v] = &qkv[..] else {
+                return Err(Error::Batch("projection without three parts".into()));
+            };
             let attended = attention::attend(q, k, v, batch, layer_cache, settings)?;
             x = x.f_add(&drop(block.attention.c_proj.forward(&attended, kind)?, config.resid_pdrop)?)?;
             let inner = block.mlp.c_fc.forward(&block.ln_2.forward(&x)?, kind)?;
@@ -441,10 +467,12 @@ impl CausalLm for Gpt2 {
 
     fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let mut config = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
+        let mut config =
+            serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
         config["model_type"] = "gpt2".into();
         config["architectures"] = serde_json::json!(["GPT2LMHeadModel"]);
-        config["dtype"] = if self.parameters.kind() == Kind::BFloat16 { "bfloat16" } else { "float32" }.into();
+        config["dtype"] =
+            if self.parameters.kind() == Kind::BFloat16 { "bfloat16" } else { "float32" }.into();
         let text = serde_json::to_vec_pretty(&config).map_err(Error::json(folder.join("config.json")))?;
         let tensors: Vec<(String, Tensor)> = self
             .parameters

@@ -99,13 +99,11 @@ impl Parameters {
     }
 
     /// The leaves, in storage order.
-    #[must_use]
     pub fn leaves(&self) -> &[Tensor] {
         &self.leaves
     }
 
     /// The flat tensor `[N]` whose storage the leaves share.
-    #[must_use]
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }

@@ -85,7 +85,11 @@ impl TargetBatchBuilder {
                 end += len;
                 self.ids[end - len..end].contains(&id)
             });
-            return Err(Error::Vocabulary { id: id as u32, row: row.unwrap_or(0), vocabulary: limits.vocabulary });
+            return Err(Error::Vocabulary {
+                id: id as u32,
+                row: row.unwrap_or(0),
+                vocabulary: limits.vocabulary,
+            });
         }
         Ok(TargetBatch {
             batch: self.batch.build(limits, device)?,

@@ -59,7 +59,12 @@ impl fmt::Display for LoadReport {
             ("ignored", &self.ignored),
         ] {
             if let Some(first) = names.first() {
-                write!(f, ", {} {what} ({first}{})", names.len(), if names.len() > 1 { ", ..." } else { "" })?;
+                write!(
+                    f,
+                    ", {} {what} ({first}{})",
+                    names.len(),
+                    if names.len() > 1 { ", ..." } else { "" }
+                )?;
             }
         }
         Ok(())
@@ -74,8 +79,13 @@ impl fmt::Display for LoadReport {
 /// # Errors
 /// [`Error::Load`] with the report unless the files hold exactly the model's parameters; [`Error::NoWeights`],
 /// [`Error::Safetensors`], [`Error::Shards`] and [`Error::Io`] for the files themselves.
-pub fn load(path: &Path, parameters: &mut Parameters, name_of: &dyn Fn(&str) -> TensorName) -> Result<LoadReport> {
-    let files: Vec<MappedFile> = weight_files(path)?.into_iter().map(MappedFile::open).collect::<Result<_>>()?;
+pub fn load(
+    path: &Path,
+    parameters: &mut Parameters,
+    name_of: &dyn Fn(&str) -> TensorName,
+) -> Result<LoadReport> {
+    let files: Vec<MappedFile> =
+        weight_files(path)?.into_iter().map(MappedFile::open).collect::<Result<_>>()?;
     let views: Vec<SafeTensors<'_>> = files.iter().map(MappedFile::tensors).collect::<Result<_>>()?;
 
     let slots: HashMap<&str, usize> =
@@ -154,8 +164,8 @@ pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, Tensor>, HashMap<St
         }
         read.insert(name.to_owned(), tensor_of(&view, &shape)?);
     }
-    let (_, metadata) =
-        SafeTensors::read_metadata(&file.map).map_err(|source| Error::Safetensors { path: path.into(), source })?;
+    let (_, metadata) = SafeTensors::read_metadata(&file.map)
+        .map_err(|source| Error::Safetensors { path: path.into(), source })?;
     Ok((read, metadata.metadata().clone().unwrap_or_default()))
 }
 
@@ -291,7 +301,9 @@ impl HostTensor {
             Kind::Double => (Dtype::F64, 8),
             Kind::Int64 => (Dtype::I64, 8),
             Kind::Int => (Dtype::I32, 4),
-            other => return Err(Error::Batch(format!("tensors of kind {other:?} are not written to safetensors"))),
+            other => {
+                return Err(Error::Batch(format!("tensors of kind {other:?} are not written to safetensors")));
+            }
         };
         let mut bytes = vec![0; host.numel() * width];
         host.f_copy_data_u8(&mut bytes, host.numel())?;

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 /// AdamW (Loshchilov and Hutter 2019) with torch's numbers: decoupled decay, bias-corrected moments.
 ///
 /// The moments are two flat float32 tensors laid out as the parameters, so that a checkpoint holds them whole. On the
-/// CPU one pass with several threads reads each gradient where it lies; elsewhere the gradients are copied into one flat
-/// tensor and a few operations update everything.
+/// CPU one pass with several threads reads each gradient where it lies; elsewhere tensor operations update one parameter
+/// after another.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -37,7 +37,8 @@ impl AdamW {
     /// [`Error::Config`] for parameters of another kind: states and master weights are float32.
     pub fn new(config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
         if parameters.kind() != Kind::Float {
-            let reason = format!("the weights are held in {:?}; load them in float32 to train", parameters.kind());
+            let reason =
+                format!("the weights are held in {:?}; load them in float32 to train", parameters.kind());
             return Err(Error::Config { key: "precision", reason });
         }
         let (mean, square) = (parameters.flat().f_zeros_like()?, parameters.flat().f_zeros_like()?);
@@ -51,7 +52,6 @@ impl AdamW {
     }
 
     /// The first and second moments, each `[N]`, laid out as [`Parameters::flat`].
-    #[must_use]
     pub fn moments(&self) -> (&Tensor, &Tensor) {
         (&self.mean, &self.square)
     }
@@ -136,7 +136,14 @@ impl Update {
         }
     }
 
-    fn with_tensors(self, mut w: Tensor, mut m: Tensor, mut v: Tensor, g: &Tensor, decays: bool) -> Result<()> {
+    fn with_tensors(
+        self,
+        mut w: Tensor,
+        mut m: Tensor,
+        mut v: Tensor,
+        g: &Tensor,
+        decays: bool,
+    ) -> Result<()> {
         let g = g.f_mul_scalar(f64::from(self.scale))?;
         let _ = m.f_lerp_(&g, 1.0 - f64::from(self.beta1))?;
         let _ = v.f_mul_scalar_(f64::from(self.beta2))?;
@@ -209,7 +216,13 @@ fn host_slice(tensor: &Tensor) -> &[f32] {
 
 /// One pass over weights, moments and gradients, shared by several threads.
 #[allow(unsafe_code)]
-fn update_on_cpu(update: Update, weights: &mut Tensor, mean: &mut Tensor, square: &mut Tensor, spans: &[Span]) {
+fn update_on_cpu(
+    update: Update,
+    weights: &mut Tensor,
+    mean: &mut Tensor,
+    square: &mut Tensor,
+    spans: &[Span],
+) {
     // SAFETY: the three tensors are contiguous float32 on the CPU (checked by `AdamW::new` and made with the same
     // layout), each exclusively borrowed here, and their storages are distinct.
     let slice = |tensor: &mut Tensor| unsafe {
@@ -266,8 +279,13 @@ mod tests {
             shape: shape.to_vec(),
             init: Init::Normal(1.0),
         };
-        Parameters::new(vec![spec("a", &[300, 500]), spec("b", &[7]), spec("c", &[5])], 1, Device::Cpu, Kind::Float)
-            .unwrap()
+        Parameters::new(
+            vec![spec("a", &[300, 500]), spec("b", &[7]), spec("c", &[5])],
+            1,
+            Device::Cpu,
+            Kind::Float,
+        )
+        .unwrap()
     }
 
     fn gradients(parameters: &Parameters, seed: u64) -> Vec<Option<Tensor>> {
@@ -314,7 +332,8 @@ mod tests {
     #[test]
     fn the_norm_is_that_of_all_gradients_together() {
         let gradients = gradients(&parameters(), 5);
-        let sum: f64 = gradients.iter().flatten().map(|g| g.square().sum(Kind::Double).double_value(&[])).sum();
+        let sum: f64 =
+            gradients.iter().flatten().map(|g| g.square().sum(Kind::Double).double_value(&[])).sum();
         approx::assert_relative_eq!(gradient_norm(&gradients).unwrap(), sum.sqrt(), max_relative = 1e-6);
     }
 

@@ -96,14 +96,23 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint under a temporary name, renames it when it is whole, and removes those that are too old.
-    pub(crate) fn save(&self, mut state: State, model: &dyn CausalLm, optimizer: &AdamW, keep: usize) -> Result<()> {
+    pub(crate) fn save(
+        &self,
+        mut state: State,
+        model: &dyn CausalLm,
+        optimizer: &AdamW,
+        keep: usize,
+    ) -> Result<()> {
         let target = self.folder.join(format!("step-{:08}", state.step));
         let unfinished = self.folder.join(format!(".unfinished-{:08}", state.step));
         std::fs::create_dir_all(&unfinished).map_err(Error::io(&unfinished))?;
         let written = (|| {
             write_weights(&unfinished.join(WEIGHTS), model.parameters())?;
             let (mean, square) = optimizer.moments();
-            let moments = [("exp_avg".to_owned(), mean.shallow_clone()), ("exp_avg_sq".to_owned(), square.shallow_clone())];
+            let moments = [
+                ("exp_avg".to_owned(), mean.shallow_clone()),
+                ("exp_avg_sq".to_owned(), square.shallow_clone()),
+            ];
             write_tensors(&unfinished.join(OPTIMIZER), &moments, &[])?;
             for file in [WEIGHTS, OPTIMIZER] {
                 state.files.push((file.to_owned(), file_hash(&unfinished.join(file))?));
@@ -114,7 +123,9 @@ impl Checkpoints {
                 std::fs::remove_dir_all(&target).map_err(Error::io(&target))?;
             }
             std::fs::rename(&unfinished, &target).map_err(Error::io(&target))?;
-            std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(Error::io(&self.folder))
+            std::fs::File::open(&self.folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(Error::io(&self.folder))
         })();
         if written.is_err() {
             // What could not be finished gives its room back; the error that matters is the first one.
@@ -135,7 +146,10 @@ impl Checkpoints {
         let text = std::fs::read(&path).map_err(Error::io(&path))?;
         let state: State = serde_json::from_slice(&text).map_err(|error| damaged(&path, error))?;
         if state.format != FORMAT {
-            return Err(damaged(&path, format!("layout {} of checkpoints; this version reads {FORMAT}", state.format)));
+            return Err(damaged(
+                &path,
+                format!("layout {} of checkpoints; this version reads {FORMAT}", state.format),
+            ));
         }
         for (file, hash) in &state.files {
             let path = folder.join(file);
@@ -147,7 +161,12 @@ impl Checkpoints {
     }
 
     /// Fills the model and the optimiser from a checkpoint.
-    pub(crate) fn restore(folder: &Path, step: u64, model: &mut dyn CausalLm, optimizer: &mut AdamW) -> Result<()> {
+    pub(crate) fn restore(
+        folder: &Path,
+        step: u64,
+        model: &mut dyn CausalLm,
+        optimizer: &mut AdamW,
+    ) -> Result<()> {
         read_weights(&folder.join(WEIGHTS), model.parameters_mut())?;
         let path = folder.join(OPTIMIZER);
         let (moments, _) = read_tensors(&path)?;

@@ -31,7 +31,9 @@ pub enum Error {
     NoData,
 
     /// The loss or its gradient is not a number, or infinite. Nothing was updated by this step.
-    #[error("step {step}: the {what} is {value}, in rows {rows}; lower the learning rate, clip the gradient, or look at these rows")]
+    #[error(
+        "step {step}: the {what} is {value}, in rows {rows}; lower the learning rate, clip the gradient, or look at these rows"
+    )]
     NonFinite {
         /// The optimiser step, from 1.
         step: u64,
@@ -63,7 +65,9 @@ pub enum Error {
     },
 
     /// The folder holds a run with other settings or data.
-    #[error("{path}: a checkpoint of another run: {difference}; continue it with its own settings, or train in another folder")]
+    #[error(
+        "{path}: a checkpoint of another run: {difference}; continue it with its own settings, or train in another folder"
+    )]
     OtherRun {
         /// The checkpoint.
         path: PathBuf,

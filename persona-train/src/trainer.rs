@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
@@ -56,7 +56,10 @@ pub struct Trainer<'a, O: Objective> {
 
 impl<O: Objective> std::fmt::Debug for Trainer<'_, O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trainer").field("config", &self.config).field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Trainer")
+            .field("config", &self.config)
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -157,7 +160,12 @@ impl<'a, O: Objective> Trainer<'a, O> {
         while state.step < self.config.steps && !state.stopped {
             if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 self.save(files, state, optimizer, &mut saved)?;
-                return Ok(Outcome { steps: state.step, end: End::Interrupted, best: state.best.clone(), evaluation });
+                return Ok(Outcome {
+                    steps: state.step,
+                    end: End::Interrupted,
+                    best: state.best.clone(),
+                    evaluation,
+                });
             }
             let step = state.step + 1;
             let items: Vec<&O::Item> = order.batch(step).iter().map(|&at| &train[at]).collect();
@@ -182,10 +190,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
             }
         }
         let end = if state.stopped { End::EarlyStopped } else { End::Finished };
-        if let (Some(_), Some(best), Some(files)) = (&self.config.early_stopping, &state.best, &files) {
-            if best.step != state.step {
-                checkpoint::read_weights(&files.best(), self.objective.model_mut().parameters_mut())?;
-            }
+        if let (Some(best), Some(files)) = (&state.best, &files)
+            && best.step != state.step
+        {
+            checkpoint::read_weights(&files.best(), self.objective.model_mut().parameters_mut())?;
         }
         if evaluation.is_empty() {
             // A run that had already ended when this call began: what it measured last is measured again.
@@ -197,7 +205,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// One optimiser step over its micro-batches.
     fn step(&mut self, step: u64, items: &[&O::Item], optimizer: &mut AdamW) -> Result<StepRecord> {
         let began = Instant::now();
-        let ids = |items: &[&O::Item]| items.iter().map(|item| self.objective.id(item)).collect::<Vec<_>>().join(", ");
+        let ids = |items: &[&O::Item]| {
+            items.iter().map(|item| self.objective.id(item)).collect::<Vec<_>>().join(", ")
+        };
         let count = self.objective.count(items);
         let mut gradients: Vec<Option<Tensor>> = Vec::new();
         let mut means = Means::default();
@@ -302,13 +312,24 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(())
     }
 
-    fn save(&self, files: &mut Option<RunFiles>, state: &mut State, optimizer: &AdamW, saved: &mut u64) -> Result<()> {
+    fn save(
+        &self,
+        files: &mut Option<RunFiles>,
+        state: &mut State,
+        optimizer: &AdamW,
+        saved: &mut u64,
+    ) -> Result<()> {
         let Some(files) = files else { return Ok(()) };
         if *saved == state.step && state.step > 0 {
             return Ok(());
         }
         state.log_bytes = files.log_bytes()?;
-        files.checkpoints.save(state.clone(), self.objective.model(), optimizer, self.config.keep_checkpoints)?;
+        files.checkpoints.save(
+            state.clone(),
+            self.objective.model(),
+            optimizer,
+            self.config.keep_checkpoints,
+        )?;
         *saved = state.step;
         Ok(())
     }
@@ -346,7 +367,11 @@ impl<'a, O: Objective> Trainer<'a, O> {
 ///
 /// # Errors
 /// The objective's; [`Error::NonFinite`] with the rows.
-pub fn evaluate<O: Objective>(objective: &O, items: &[O::Item], micro_batch_size: usize) -> Result<Vec<(String, f64)>> {
+pub fn evaluate<O: Objective>(
+    objective: &O,
+    items: &[O::Item],
+    micro_batch_size: usize,
+) -> Result<Vec<(String, f64)>> {
     let _no_grad = tch::no_grad_guard();
     let all: Vec<&O::Item> = items.iter().collect();
     let mut means = Means::default();
@@ -367,7 +392,7 @@ pub fn evaluate<O: Objective>(objective: &O, items: &[O::Item], micro_batch_size
 }
 
 fn due(step: u64, every: u64) -> bool {
-    every > 0 && step % every == 0
+    every > 0 && step.is_multiple_of(every)
 }
 
 /// The files of a run.
@@ -382,7 +407,8 @@ impl RunFiles {
     fn open(folder: &Path) -> Result<Self> {
         let checkpoints = Checkpoints::open(folder.join("checkpoints"))?;
         let path = folder.join("log.jsonl");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         Ok(Self { folder: folder.to_path_buf(), log, checkpoints })
     }
 

@@ -42,7 +42,9 @@ impl Case {
         let mask = Vec::<Vec<i64>>::try_from(self.tensor(mask)).unwrap();
         ids.iter()
             .zip(&mask)
-            .map(|(ids, mask)| ids.iter().zip(mask).filter(|(_, seen)| **seen == 1).map(|(&id, _)| id as u32).collect())
+            .map(|(ids, mask)| {
+                ids.iter().zip(mask).filter(|(_, seen)| **seen == 1).map(|(&id, _)| id as u32).collect()
+            })
             .collect()
     }
 
@@ -65,14 +67,16 @@ pub(crate) fn for_each(kind: &str, mut check: impl FnMut(&Case) -> bool) {
         cases.sort();
         let mut checked = 0;
         for path in cases {
-            let json: Value = serde_json::from_str(&std::fs::read_to_string(path.join("case.json")).unwrap()).unwrap();
+            let json: Value =
+                serde_json::from_str(&std::fs::read_to_string(path.join("case.json")).unwrap()).unwrap();
             let found = json["kind"].as_str().unwrap();
             assert!(KINDS.contains(&found), "{}: unknown kind {found}", path.display());
             if found != kind {
                 continue;
             }
             let file = path.join("tensors.safetensors");
-            let tensors = if file.is_file() { persona_model::read_tensors(&file).unwrap().0 } else { BTreeMap::new() };
+            let tensors =
+                if file.is_file() { persona_model::read_tensors(&file).unwrap().0 } else { BTreeMap::new() };
             checked += usize::from(check(&Case { folder: path, json, tensors }));
         }
         println!("parity {kind}: {checked} cases from {}", folder.display());
@@ -82,5 +86,7 @@ pub(crate) fn for_each(kind: &str, mut check: impl FnMut(&Case) -> bool) {
 fn folders() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/cases");
     let more = std::env::var_os("PERSONA_PARITY_DIR").unwrap_or_default();
-    std::iter::once(own).chain(std::env::split_paths(&more).filter(|path| !path.as_os_str().is_empty())).collect()
+    std::iter::once(own)
+        .chain(std::env::split_paths(&more).filter(|path| !path.as_os_str().is_empty()))
+        .collect()
 }

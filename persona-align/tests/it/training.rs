@@ -56,7 +56,9 @@ fn the_first_loss_is_ln_2_and_training_widens_the_margin() {
     let outcome = trainer.fit(&pairs, &pairs).unwrap();
     assert!(value(&outcome.evaluation, "eval_loss") < 0.3);
     assert_eq!(value(&outcome.evaluation, "eval_rewards/accuracies"), 1.0);
-    assert!(value(&outcome.evaluation, "eval_logps/chosen") > value(&outcome.evaluation, "eval_logps/rejected"));
+    assert!(
+        value(&outcome.evaluation, "eval_logps/chosen") > value(&outcome.evaluation, "eval_logps/rejected")
+    );
 }
 
 #[test]

@@ -34,11 +34,12 @@ fn parity_generate() {
                 println!("passed over: {name} of {} (only greedy yet)", case.folder.display());
                 continue;
             }
-            let expected: Vec<Vec<u32>> = Vec::<Vec<i64>>::try_from(case.tensor(&format!("{name}.new_tokens")))
-                .unwrap()
-                .iter()
-                .map(|row| row.iter().take_while(|&&id| id != 2).map(|&id| id as u32).collect())
-                .collect();
+            let expected: Vec<Vec<u32>> =
+                Vec::<Vec<i64>>::try_from(case.tensor(&format!("{name}.new_tokens")))
+                    .unwrap()
+                    .iter()
+                    .map(|row| row.iter().take_while(|&&id| id != 2).map(|&id| id as u32).collect())
+                    .collect();
             let config = DecodeConfig { max_new_tokens: limit, ..DecodeConfig::default() };
             for batch_size in [1, 2, 64] {
                 let config = DecodeConfig { batch_size, ..config };
@@ -73,7 +74,10 @@ fn what_is_drawn_does_not_depend_on_batch_mates() {
     assert_eq!(alone, run(5, 4));
     assert_eq!(alone, run(64, 4));
     assert_ne!(alone, run(64, 5));
-    assert!(alone.iter().any(|reply| reply.len() < 20), "some replies end early, so that rows leave the batch");
+    assert!(
+        alone.iter().any(|reply| reply.len() < 20),
+        "some replies end early, so that rows leave the batch"
+    );
     assert!(alone.iter().flatten().all(|id| *id != 7 && *id != 9));
 }
 

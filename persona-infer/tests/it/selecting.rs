@@ -1,8 +1,8 @@
 //! Select-then-Generate on a model that was taught one persona by heart.
 
 use persona_data::{
-    BpeOptions, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptSet, ReplyGenerator, Role, Task, Utterance,
-    train_byte_level_bpe,
+    BpeOptions, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptSet, ReplyGenerator, Role,
+    Task, Utterance, train_byte_level_bpe,
 };
 use persona_infer::{DecodeConfig, Error, SelectThenGenerate, Strategy, TextGenerator, score_targets};
 use persona_model::{CausalLm, Gpt2, Gpt2Config, TargetBatchBuilder};
@@ -35,7 +35,8 @@ fn encoder() -> ExampleEncoder {
         .collect();
     let options = BpeOptions { vocab_size: 400, ..BpeOptions::default() };
     let tokenizer = train_byte_level_bpe(corpus.into_iter(), &options).unwrap();
-    ExampleEncoder::new(&tokenizer, &prompts, EncodeOptions { max_length: 256, ..EncodeOptions::default() }).unwrap()
+    ExampleEncoder::new(&tokenizer, &prompts, EncodeOptions { max_length: 256, ..EncodeOptions::default() })
+        .unwrap()
 }
 
 /// A model that knows the examples by heart, by plain gradient steps.
@@ -50,7 +51,8 @@ fn learned(encoder: &ExampleEncoder) -> Gpt2 {
     };
     let model = Gpt2::new(config, 1, Device::Cpu, Kind::Float).unwrap();
     model.parameters().set_trainable(true).unwrap();
-    let (data, _) = encoder.encode_all(&examples(), &[Task::Selection, Task::Generation, Task::HistoryOnly]).unwrap();
+    let (data, _) =
+        encoder.encode_all(&examples(), &[Task::Selection, Task::Generation, Task::HistoryOnly]).unwrap();
     let mut builder = TargetBatchBuilder::default();
     for item in &data {
         builder.prompt(&item.source, &[&item.target]);
@@ -85,7 +87,8 @@ fn the_strategies_select_what_they_say() {
     let own = SelectThenGenerate::new(generator);
 
     let replies = own.replies(&examples()).unwrap();
-    let chosen: Vec<Option<usize>> = replies.iter().map(|reply| reply.selection.as_ref().unwrap().choice).collect();
+    let chosen: Vec<Option<usize>> =
+        replies.iter().map(|reply| reply.selection.as_ref().unwrap().choice).collect();
     assert_eq!(chosen, [Some(0), Some(1), None]);
     let texts: Vec<&str> = replies.iter().map(|reply| reply.text.as_str()).collect();
     assert_eq!(texts, ["A turtle!", "At the bank.", "It is."]);
@@ -97,7 +100,8 @@ fn the_strategies_select_what_they_say() {
 
     let by = |strategy| own.strategy(strategy).selections(&examples()).unwrap();
     assert!(by(Strategy::NotSelect).iter().all(Option::is_none));
-    let oracle: Vec<Option<usize>> = by(Strategy::Oracle).iter().map(|s| s.as_ref().unwrap().choice).collect();
+    let oracle: Vec<Option<usize>> =
+        by(Strategy::Oracle).iter().map(|s| s.as_ref().unwrap().choice).collect();
     assert_eq!(oracle, [Some(0), Some(1), None]);
     let many: Vec<Example> = (0..40).map(|_| examples()[0].clone()).collect();
     let random = own.strategy(Strategy::Random(3)).selections(&many).unwrap();
@@ -120,13 +124,19 @@ fn the_strategies_select_what_they_say() {
 #[test]
 fn a_tokenizer_of_another_checkpoint_and_prompts_without_room_are_errors() {
     let encoder = encoder();
-    let config = Gpt2Config { vocab_size: 100, n_positions: 256, n_embd: 8, n_layer: 1, n_head: 1, ..Gpt2Config::default() };
+    let config = Gpt2Config {
+        vocab_size: 100,
+        n_positions: 256,
+        n_embd: 8,
+        n_layer: 1,
+        n_head: 1,
+        ..Gpt2Config::default()
+    };
     let small = Gpt2::new(config.clone(), 0, Device::Cpu, Kind::Float).unwrap();
     let error = TextGenerator::new(&small, &encoder, DecodeConfig::default()).unwrap_err();
     assert!(matches!(error, Error::Data(_)) && error.to_string().contains("100"), "{error}");
 
-    let model =
-        Gpt2::new(Gpt2Config { vocab_size: 400, ..config }, 0, Device::Cpu, Kind::Float).unwrap();
+    let model = Gpt2::new(Gpt2Config { vocab_size: 400, ..config }, 0, Device::Cpu, Kind::Float).unwrap();
     let config = DecodeConfig { max_new_tokens: 250, ..DecodeConfig::default() };
     let generator = TextGenerator::new(&model, &encoder, config).unwrap();
     let error = SelectThenGenerate::new(generator).replies(&examples()[..1]).unwrap_err();

@@ -29,7 +29,8 @@ fn truncated_and_lying_safetensors() {
     let folder = saved();
     let file = folder.path().join("model.safetensors");
     let whole = std::fs::read(&file).unwrap();
-    let mut lies = vec![whole[..whole.len() - 100].to_vec(), whole[..4].to_vec(), Vec::new(), whole[..200].to_vec()];
+    let mut lies =
+        vec![whole[..whole.len() - 100].to_vec(), whole[..4].to_vec(), Vec::new(), whole[..200].to_vec()];
     let mut long_header = whole.clone();
     long_header[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     lies.push(long_header);

@@ -50,7 +50,10 @@ fn cached_and_chunked_equal_the_whole() {
         let hidden = model.hidden(&batch, Some(&mut cache), false).unwrap();
         let got = model.logits(&hidden).unwrap();
         for (at, &row) in active.iter().enumerate() {
-            assert!(difference(&got.get(at as i64), &whole[row].get(step as i64)) < 1e-5, "row {row} step {step}");
+            assert!(
+                difference(&got.get(at as i64), &whole[row].get(step as i64)) < 1e-5,
+                "row {row} step {step}"
+            );
         }
     }
     // A chunk of several tokens on top of a cache.
@@ -88,7 +91,8 @@ fn a_shared_prefix_agrees_with_plain_rows_in_scores_and_gradients() {
         let model = tiny();
         model.parameters().set_trainable(true).unwrap();
         let log_probs = targets(shared).log_probs(&model, true).unwrap();
-        let gradients = Tensor::run_backward(&[log_probs.sum(Kind::Float)], model.parameters().leaves(), false, false);
+        let gradients =
+            Tensor::run_backward(&[log_probs.sum(Kind::Float)], model.parameters().leaves(), false, false);
         (log_probs.detach(), gradients)
     };
     let ((plain, plain_gradients), (shared, shared_gradients)) = (gradients(false), gradients(true));

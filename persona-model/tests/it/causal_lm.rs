@@ -40,7 +40,9 @@ fn parity_causal_lm() {
             let targets = builder.build(model.limits(), Device::Cpu).unwrap();
             let log_probs = targets.log_probs(&model, false).unwrap();
             let mut sums = vec![0.0f64; rows.len()];
-            for (at, sum) in scored.iter().zip(Vec::<f64>::try_from(targets.sums(&log_probs).unwrap()).unwrap()) {
+            for (at, sum) in
+                scored.iter().zip(Vec::<f64>::try_from(targets.sums(&log_probs).unwrap()).unwrap())
+            {
                 sums[*at] = sum;
             }
             let expected = case.tensor(&format!("{side}.sequence_logps"));

@@ -31,7 +31,8 @@ fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
     let folder = tempfile::tempdir().unwrap();
     fit(folder.path(), config(4), &examples(8)).unwrap();
     let before = all_files(folder.path());
-    let error = fit(folder.path(), TrainConfig { learning_rate: 0.5, ..config(4) }, &examples(8)).unwrap_err();
+    let error =
+        fit(folder.path(), TrainConfig { learning_rate: 0.5, ..config(4) }, &examples(8)).unwrap_err();
     assert!(error.to_string().contains("`learning_rate` was 0.01 and is now 0.5"), "{error}");
     let error = fit(folder.path(), config(4), &examples(9)).unwrap_err();
     assert!(error.to_string().contains("examples are others"), "{error}");
@@ -93,7 +94,9 @@ fn nothing_to_train_on_and_unwritable_places() {
         }),
         ..config(4)
     };
-    assert!(Trainer::new(NextToken::new(tiny(0.0)), watched.clone()).unwrap().fit(&examples(4), &[]).is_err());
+    assert!(
+        Trainer::new(NextToken::new(tiny(0.0)), watched.clone()).unwrap().fit(&examples(4), &[]).is_err()
+    );
     let error = fit(folder.path(), watched, &examples(4)).unwrap_err();
     assert!(error.to_string().contains("nothing measures `nothing`"), "{error}");
 }

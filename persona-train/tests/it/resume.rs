@@ -29,7 +29,8 @@ fn run(folder: &Path, config: TrainConfig, stop: Option<u64>) -> End {
 /// Whether the last checkpoints of two runs hold the same bytes.
 fn same_end(a: &Path, b: &Path) -> bool {
     ["weights.safetensors", "optimizer.safetensors"].iter().all(|file| {
-        let read = |folder: &Path| std::fs::read(folder.join("checkpoints/step-00000017").join(file)).unwrap();
+        let read =
+            |folder: &Path| std::fs::read(folder.join("checkpoints/step-00000017").join(file)).unwrap();
         read(a) == read(b)
     })
 }

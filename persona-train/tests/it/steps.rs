@@ -1,7 +1,9 @@
 //! Contract 4: a step does not depend on how it is cut into micro-batches. What is learned is learned.
 
 use persona_data::Task;
-use persona_train::{Better, EarlyStopping, End, Evaluator, NextToken, Objective, TrainConfig, Trainer, evaluate};
+use persona_train::{
+    Better, EarlyStopping, End, Evaluator, NextToken, Objective, TrainConfig, Trainer, evaluate,
+};
 
 use crate::{config, examples, tiny, weights};
 
@@ -73,14 +75,19 @@ fn early_stopping_ends_the_run_and_keeps_the_best_weights() {
         ..config(40)
     };
     let mut scores = Scores(vec![0.1, 0.3, 0.3, 0.2]);
-    let mut trainer =
-        Trainer::new(NextToken::new(tiny(0.0)), config.clone()).unwrap().in_folder(folder.path()).evaluated_by(&mut scores);
+    let mut trainer = Trainer::new(NextToken::new(tiny(0.0)), config.clone())
+        .unwrap()
+        .in_folder(folder.path())
+        .evaluated_by(&mut scores);
     let outcome = trainer.fit(&examples(20), &[]).unwrap();
     assert_eq!((outcome.end, outcome.steps, outcome.best.unwrap().step), (End::EarlyStopped, 8, 4));
     let best = weights(trainer.into_objective().model());
 
-    let mut until_best = Trainer::new(NextToken::new(tiny(0.0)), TrainConfig { steps: 40, early_stopping: None, ..config.clone() })
-        .unwrap();
+    let mut until_best = Trainer::new(
+        NextToken::new(tiny(0.0)),
+        TrainConfig { steps: 40, early_stopping: None, ..config.clone() },
+    )
+    .unwrap();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut watcher = StopAfter(4, stop.clone());
     until_best = until_best.interrupted_by(stop).observed_by(&mut watcher);
@@ -89,8 +96,10 @@ fn early_stopping_ends_the_run_and_keeps_the_best_weights() {
 
     // Called again, the run is over: it gives the same weights without a step.
     let mut scores = Scores(vec![0.0]);
-    let mut again =
-        Trainer::new(NextToken::new(tiny(0.0)), config).unwrap().in_folder(folder.path()).evaluated_by(&mut scores);
+    let mut again = Trainer::new(NextToken::new(tiny(0.0)), config)
+        .unwrap()
+        .in_folder(folder.path())
+        .evaluated_by(&mut scores);
     let outcome = again.fit(&examples(20), &[]).unwrap();
     assert_eq!((outcome.end, outcome.steps), (End::EarlyStopped, 8));
     assert_eq!(best, weights(again.into_objective().model()));

@@ -28,7 +28,11 @@ fn check(case: &Case) {
         learning_rate: number("lr"),
         ..TrainConfig::default()
     };
-    let adamw = AdamWConfig { epsilon: number("eps"), weight_decay: number("weight_decay"), ..AdamWConfig::default() };
+    let adamw = AdamWConfig {
+        epsilon: number("eps"),
+        weight_decay: number("weight_decay"),
+        ..AdamWConfig::default()
+    };
     let (model, _) = Gpt2::load(&case.folder.join("model"), Device::Cpu, Kind::Float).unwrap();
     model.parameters().set_trainable(true).unwrap();
     let mut optimizer = AdamW::new(adamw, model.parameters()).unwrap();
@@ -49,7 +53,9 @@ fn check(case: &Case) {
         close(norm, &case.json["expected"]["grad_norms"][at]);
         close(config.rate_at(step), &case.json["expected"]["learning_rates"][at]);
         let scale = (number("max_grad_norm") / (norm + 1e-6)).min(1.0);
-        optimizer.step(objective.model_mut().parameters_mut(), &gradients, scale, config.rate_at(step)).unwrap();
+        optimizer
+            .step(objective.model_mut().parameters_mut(), &gradients, scale, config.rate_at(step))
+            .unwrap();
     }
     let mut compared = 0;
     for (name, expected) in &case.tensors {

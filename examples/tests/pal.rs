@@ -1,0 +1,117 @@
+//! The whole path on a few dialogues and steps: it ends in a report, continues after being stopped, starts from a folder,
+//! and says what is wrong with a recipe.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use persona_data::{Dialogue, Format, open, write_jsonl};
+use persona_examples::pipeline::{self, Run};
+use persona_examples::progress::Interrupt;
+use persona_examples::recipe::Recipe;
+use persona_examples::report::{Cell, Report};
+
+fn recipe_text(folder: &Path, model: &str) -> String {
+    let train = "steps = 4\nbatch_size = 8\nmicro_batch_size = 4\nwarmup_steps = 1\ncheckpoint_every = 2\neval_every = 2\n";
+    format!(
+        "title = 'small'\nout = '{out}'\nseed = 3\ndevice = 'cpu'\nprompts = 'english'\n\
+         [data]\ntrain = '{data}'\nparts = [{{ fraction = 0.5 }}, {{ fraction = 0.2 }}, {{ fraction = 0.15 }}, 'rest']\n\
+         [data.examples]\nresponder = 'two'\nhistory_turns = 2\n\
+         [model]\n{model}\n[plain]\n{train}[stage1]\n{train}[align]\nbeta = 0.1\nexamples = 12\n[align.train]\n{train}\
+         [decode]\nmax_new_tokens = 12\n[report]\ntest_examples = 9\nvalid_examples = 10\nconversations = 1\n\
+         strategies = ['oracle', {{ random = 2 }}]\n",
+        out = folder.join("out").display(),
+        data = folder.join("dialogues.jsonl").display(),
+    )
+}
+
+const FRESH: &str = "vocabulary = 400\npositions = 384\nhidden = 16\nlayers = 1\nheads = 2\ndropout = 0.0";
+
+/// Sixteen of the dialogues that ship with the examples, eight turns of each.
+fn dialogues(folder: &Path) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/spc_valid_480.jsonl.gz");
+    let mut dialogues: Vec<Dialogue> =
+        open(path, Format::Jsonl).unwrap().take(16).collect::<Result<_, _>>().unwrap();
+    dialogues.iter_mut().for_each(|dialogue| dialogue.turns.truncate(8));
+    write_jsonl(folder.join("dialogues.jsonl"), &dialogues).unwrap();
+}
+
+fn load(folder: &Path, model: &str) -> (Recipe, String) {
+    let path = folder.join("recipe.toml");
+    std::fs::write(&path, recipe_text(folder, model)).unwrap();
+    Recipe::load(&path).unwrap()
+}
+
+fn finish(folder: &Path, model: &str) -> Report {
+    let (recipe, text) = load(folder, model);
+    match pipeline::run(&recipe, &text, &Interrupt::default()).unwrap() {
+        Run::Finished(report) => *report,
+        Run::Interrupted => panic!("nobody interrupted it"),
+    }
+}
+
+#[test]
+fn the_path_ends_in_a_report_and_continues_after_being_stopped() {
+    let whole = tempfile::tempdir().unwrap();
+    dialogues(whole.path());
+    let report = finish(whole.path(), FRESH);
+    let systems: Vec<&str> = report.table.rows.iter().map(|row| row.system.as_str()).collect();
+    let expected = [
+        "plain fine-tuning",
+        "stage 1 only",
+        "PAL",
+        "PAL, oracle selection",
+        "PAL, random selection",
+        "gold",
+    ];
+    assert_eq!(systems, expected);
+    let column = |name: &str| report.table.columns.iter().position(|column| column.name == name).unwrap();
+    assert_eq!(report.table.rows[3].cells[column("Selection")], Cell::Value(100.0));
+    assert_eq!(report.table.rows[5].cells[column("BLEU-1")], Cell::Value(100.0));
+    assert_eq!(report.table.rows[2].cells[column("C.score")], Cell::Missing("no judge".into()));
+    let first = report.checks.iter().find(|check| check.name == "Stage 2: first loss").unwrap();
+    assert!(first.holds && (first.measured - std::f64::consts::LN_2).abs() < 1e-5, "{first:?}");
+    for file in ["report.html", "report.json", "pairs.jsonl", "align/model/model.safetensors", "split.json"] {
+        assert!(whole.path().join("out").join(file).is_file(), "{file}");
+    }
+
+    // Stopped at once: the first training makes no step, and the next call does the rest.
+    let stopped = tempfile::tempdir().unwrap();
+    dialogues(stopped.path());
+    let (recipe, text) = load(stopped.path(), FRESH);
+    let interrupt = Interrupt::default();
+    interrupt.flag().store(true, Ordering::SeqCst);
+    assert!(matches!(pipeline::run(&recipe, &text, &interrupt).unwrap(), Run::Interrupted));
+    let again = finish(stopped.path(), FRESH);
+    assert_eq!((&report.table, &report.conversations), (&again.table, &again.conversations));
+    // Finished: everything is read, and says the same.
+    assert_eq!(finish(stopped.path(), FRESH).table, again.table);
+
+    // From a folder in the Hugging Face layout.
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    let model = format!("folder = '{}'", whole.path().join("out/stage1/model").display());
+    assert_eq!(finish(folder.path(), &model).table.rows.len(), 6);
+
+    // The same folder with another recipe.
+    let (recipe, text) = load(whole.path(), &FRESH.replace("hidden = 16", "hidden = 32"));
+    let error = pipeline::run(&recipe, &text, &Interrupt::default()).unwrap_err().to_string();
+    assert!(error.contains("another recipe"), "{error}");
+}
+
+#[test]
+fn a_bad_recipe_names_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recipe.toml");
+    let good = recipe_text(folder.path(), FRESH);
+    let message = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        format!("{:#}", Recipe::load(&path).unwrap_err())
+    };
+    assert!(message(&good.replace("seed = 3", "sed = 3")).contains("sed"));
+    assert!(message(&good.replace("beta = 0.1", "beta = 'x'")).contains("beta"));
+    assert!(message(&good.replacen("steps = 4", "steps = 0", 1)).contains("`steps`"));
+    assert!(message(&good.replace("max_new_tokens = 12", "max_new_tokens = 0")).contains("max_new_tokens"));
+    let (recipe, text) = load(folder.path(), FRESH);
+    let error = format!("{:#}", pipeline::run(&recipe, &text, &Interrupt::default()).unwrap_err());
+    assert!(error.contains("dialogues.jsonl"), "{error}");
+}
