@@ -1,5 +1,6 @@
 //! The whole path on a few dialogues and steps: it ends in a report, continues after being stopped, starts from a folder,
 //! and says what is wrong with a recipe.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
 use std::sync::atomic::Ordering;

@@ -302,7 +302,9 @@ impl HostTensor {
             Kind::Int64 => (Dtype::I64, 8),
             Kind::Int => (Dtype::I32, 4),
             other => {
-                return Err(Error::Batch(format!("tensors of kind {other:?} are not written to safetensors")));
+                return Err(Error::Batch(format!(
+                    "tensors of kind {other:?} are not written to safetensors"
+                )));
             }
         };
         let mut bytes = vec![0; host.numel() * width];

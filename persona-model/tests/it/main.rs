@@ -1,5 +1,7 @@
 //! Tests of persona-model against transformers' numbers, its own contracts, and bad input.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
+#[allow(dead_code)] // each crate uses its part
 #[path = "../../../tests/parity/mod.rs"]
 mod parity;
 

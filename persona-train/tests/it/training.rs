@@ -61,7 +61,7 @@ fn check(case: &Case) {
     for (name, expected) in &case.tensors {
         let Some(name) = name.strip_prefix("final.") else { continue };
         let found = objective.model().parameters().get(name).unwrap_or_else(|| panic!("no parameter {name}"));
-        let mut off = (found - expected).abs();
+        let off = (found - expected).abs();
         if name.ends_with("c_attn.bias") {
             // Attention does not depend on the key biases, the middle third: their gradient is rounding noise, which
             // AdamW blows up to full steps.
