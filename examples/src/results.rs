@@ -174,7 +174,7 @@ fn checks(stage1: &Log, align: &Log, measured: &Measured<'_>) -> Result<Vec<Chec
         measured.test.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
     for system in measured.systems {
         let choices: Option<Vec<Option<usize>>> =
-            system.replies.iter().map(|reply| reply.selection).collect();
+            system.replies.iter().map(|reply| reply.highlighted.selection()).collect();
         let Some(choices) = choices else { continue };
         let selection = selection_accuracy(&choices, &labels)?;
         let confusion = selection.confusion;
@@ -239,7 +239,7 @@ fn conversations(measured: &Measured<'_>, count: usize) -> Vec<Conversation> {
                 .iter()
                 .map(|system| Reply {
                     system: system.system.clone(),
-                    selected: system.replies[at].selection.map(description),
+                    selected: system.replies[at].highlighted.selection().map(description),
                     text: system.replies[at].text.clone(),
                 })
                 .collect();

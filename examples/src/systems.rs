@@ -28,12 +28,36 @@ pub struct SystemReply {
     pub id: String,
     /// The generated reply.
     pub text: String,
-    /// Whether the system selects, and what it selected.
-    pub selection: Option<Option<usize>>,
+    /// What was highlighted for it.
+    pub highlighted: Highlighted,
     /// The gold reply's log-probability after the prompt from which this reply was generated, in nats.
     pub gold_log_prob: f64,
     /// The gold reply's tokens, EOS included.
     pub gold_tokens: usize,
+}
+
+/// What a system highlights before it replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Highlighted {
+    /// The system does not select.
+    NotSelecting,
+    /// It selected that no description applies.
+    None,
+    /// The description of this index.
+    Description(usize),
+}
+
+impl Highlighted {
+    /// The selection, where the system selects.
+    #[must_use]
+    pub fn selection(self) -> Option<Option<usize>> {
+        match self {
+            Self::NotSelecting => None,
+            Self::None => Some(None),
+            Self::Description(index) => Some(Some(index)),
+        }
+    }
 }
 
 /// Replies to every example with a model and a strategy, and scores the gold replies after the same prompts.
@@ -77,7 +101,10 @@ pub fn reply_to_all(
         .map(|((example, reply), score)| SystemReply {
             id: example.id.clone(),
             text: reply.text,
-            selection: reply.selection.map(|selection| selection.choice),
+            highlighted: match reply.selection {
+                None => Highlighted::NotSelecting,
+                Some(selection) => selection.choice.map_or(Highlighted::None, Highlighted::Description),
+            },
             gold_log_prob: score.log_prob,
             gold_tokens: score.tokens,
         })
@@ -165,7 +192,8 @@ fn column(score: &Score, decimals: usize) -> Column {
 fn selection_cell(system: &SystemReplies, labels: &[&[usize]]) -> Result<(Column, Cell)> {
     let signature = "any label of an example is right; 'none' is right where there is none".to_owned();
     let column = Column { name: "Selection".to_owned(), signature, decimals: 1 };
-    let choices: Option<Vec<Option<usize>>> = system.replies.iter().map(|reply| reply.selection).collect();
+    let choices: Option<Vec<Option<usize>>> =
+        system.replies.iter().map(|reply| reply.highlighted.selection()).collect();
     let cell = match choices {
         Some(choices) => Cell::Value(100.0 * selection_accuracy(&choices, labels)?.accuracy.value()),
         None => Cell::Missing("does not select".to_owned()),
