@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 use persona_examples::pipeline::{self, Run};
+use persona_examples::process;
 use persona_examples::progress::{INTERRUPTED, Interrupt};
 use persona_examples::recipe::Recipe;
 
@@ -24,6 +25,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
+    process::bound_memory();
     let arguments = Arguments::parse();
     let (recipe, text) = Recipe::load(&arguments.config)?;
     if arguments.fresh && recipe.out.join("recipe.toml").exists() {

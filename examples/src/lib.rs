@@ -3,6 +3,7 @@
 pub mod data;
 pub mod pairs;
 pub mod pipeline;
+pub mod process;
 pub mod progress;
 pub mod recipe;
 pub mod report;

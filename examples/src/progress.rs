@@ -31,7 +31,7 @@ impl Interrupt {
             let again = handler.asked.swap(true, Ordering::SeqCst);
             if again || !handler.training.load(Ordering::SeqCst) {
                 eprintln!("\ninterrupted; the same command continues from what is finished");
-                std::process::exit(INTERRUPTED);
+                crate::process::end_now(INTERRUPTED);
             }
             eprintln!("\nstopping after this step; once more to stop at once");
         })

@@ -28,6 +28,12 @@ pub(crate) fn attend(
     settings: Settings,
 ) -> Result<Tensor> {
     let (tokens, heads, head_size) = queries.size3()?;
+    // libtorch's bfloat16 kernel for the CPU keeps compiled code for every length it meets, for good: gigabytes after some
+    // hundred batches. In float32 memory stays flat, and attention is a small part of all products.
+    let widen = |x: &Tensor| {
+        if x.device() == Device::Cpu { x.f_to_kind(Kind::Float) } else { Ok(x.shallow_clone()) }
+    };
+    let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
     let attended = match cache {
         Some(cache) if batch.rows().iter().all(|row| row.len == 1) => {
             one_token_each(queries, keys, values, batch, cache, settings)?
@@ -46,16 +52,6 @@ fn row_by_row(
     mut cache: Option<&mut LayerCache>,
     settings: Settings,
 ) -> Result<Tensor> {
-    // libtorch's bfloat16 kernel for the CPU keeps compiled code for every length it meets, for good: gigabytes after some
-    // hundred batches. In float32 a training's memory stays flat, and a row's attention is a small part of its products.
-    let widen = |x: &Tensor| {
-        if cache.is_none() && x.device() == Device::Cpu {
-            x.f_to_kind(Kind::Float)
-        } else {
-            Ok(x.shallow_clone())
-        }
-    };
-    let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
     // One split, whose backward joins the rows' gradients once; a narrow per row would fill a whole tensor each time.
     let lens: Vec<i64> = batch.rows().iter().map(|row| row.len as i64).collect();
     let queries = queries.f_split_with_sizes(lens.as_slice(), 0)?;

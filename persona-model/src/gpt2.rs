@@ -409,7 +409,8 @@ impl CausalLm for Gpt2 {
             layers: self.config.n_layer,
             heads: self.config.n_head as i64,
             head_size: (self.config.n_embd / self.config.n_head) as i64,
-            kind: self.compute_kind(),
+            // What attention computes with.
+            kind: if self.device() == Device::Cpu { Kind::Float } else { self.compute_kind() },
         }
     }
 
