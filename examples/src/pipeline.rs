@@ -169,7 +169,9 @@ impl PalPath<'_> {
         };
         let stage1 = stage1.into_model();
 
-        let (pairs, held_out) = (self.pairs("pairs", &stage1)?, self.pairs("held_out_pairs", &stage1)?);
+        let (pairs, fact) = self.pairs("pairs", &self.samples.pairs, &stage1)?;
+        let (held_out, held_out_fact) = self.pairs("held_out_pairs", &self.samples.valid, &stage1)?;
+        self.facts.extend([fact, held_out_fact]);
         let batch = recipe.align.train.micro_batch_size;
         let cache = |name: &str| self.workspace.path(name);
         let referenced =
@@ -263,17 +265,20 @@ impl PalPath<'_> {
         Ok(Some(objective))
     }
 
-    /// Pairs of Valid#1 (`pairs`) or of Valid#2 (`held_out_pairs`), encoded.
-    fn pairs(&mut self, name: &str, model: &Gpt2) -> Result<Vec<persona_data::EncodedPair>> {
-        let examples = if name == "pairs" { &self.samples.pairs } else { &self.samples.valid };
+    /// Pairs of these examples, encoded, and a fact about them. The files of the run are called by the name.
+    fn pairs(
+        &self,
+        name: &str,
+        examples: &[Example],
+        model: &Gpt2,
+    ) -> Result<(Vec<persona_data::EncodedPair>, (String, String))> {
         let (decode, options) = (self.recipe.decode, self.recipe.pairs);
         let (made, report) =
             pairs::build(&self.workspace, name, model, &self.encoder, decode, options, examples)?;
         println!("{name:>22} {report}");
         let (encoded, too_long) = pairs::encode(&made, &self.encoder)?;
         ensure!(!encoded.is_empty(), "{name}: no pair is left; see its report, and `pairs` in the recipe");
-        self.facts.push((name.replace('_', " "), format!("{report}; {too_long} too long for the model")));
-        Ok(encoded)
+        Ok((encoded, (name.replace('_', " "), format!("{report}; {too_long} too long for the model"))))
     }
 
     /// Reward accuracy on the held-out pairs and on the controls.
