@@ -9,7 +9,7 @@ use persona_data::{
     BpeOptions, Dialogue, EncodeOptions, Example, ExampleEncoder, ExampleOptions, Format, OverlapLabeller,
     PromptSet, Task, label_dialogues, open, train_byte_level_bpe,
 };
-use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, RougeL};
+use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, Rouge};
 
 criterion_group! {
     name = benches;
@@ -78,7 +78,7 @@ fn metrics(criterion: &mut Criterion) {
         bencher.iter(|| Bleu::pycocoevalcap().corpus(black_box(&before), &replies).unwrap());
     });
     group.bench_function("rouge_l/cpu", |bencher| {
-        bencher.iter(|| RougeL::pycocoevalcap().corpus(black_box(&before), &replies).unwrap());
+        bencher.iter(|| Rouge::pycocoevalcap().corpus(black_box(&before), &replies).unwrap());
     });
     group.bench_function("entropy/cpu", |bencher| {
         bencher.iter(|| Entropy::dialogpt().corpus(black_box(&replies)).unwrap());

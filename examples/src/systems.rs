@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use persona_data::{Example, ExampleEncoder, Highlight, PromptKind, Task};
 use persona_infer::{DecodeConfig, SelectThenGenerate, Strategy, TextGenerator, score_targets};
 use persona_metrics::{
-    Bleu, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, RougeL, Score, selection_accuracy,
+    Bleu, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, Rouge, Score, selection_accuracy,
 };
 use persona_model::CausalLm;
 use serde::{Deserialize, Serialize};
@@ -175,13 +175,13 @@ fn text_scores(
     personas: &[&[String]],
 ) -> Result<Vec<(Score, usize)>> {
     let bleu = Bleu::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
-    let rouge = RougeL::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
+    let rouge = Rouge::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
     let mut scores: Vec<(Score, usize)> =
         bleu.corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
-    scores.push((rouge.corpus(texts, references)?, 2));
+    scores.extend(rouge.corpus(texts, references)?.into_iter().map(|score| (score, 2)));
     scores.extend(Entropy::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
     scores.extend(Distinct::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
-    scores.push((CopyRate::default().corpus(texts, personas)?, 1));
+    scores.extend(CopyRate::default().corpus(texts, personas)?.into_iter().map(|score| (score, 1)));
     Ok(scores)
 }
 

@@ -4,12 +4,11 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, same_length};
-use crate::score::{Score, Signature, Unit};
-use crate::statistics::collect;
-use crate::tokens::{PreTokenization, Preprocessing, Split, Texts};
-
-const NAME: &str = "Copy rate";
+use crate::error::Result;
+use crate::metric::{Metric, PairMetric, pair_metric_methods};
+use crate::score::Unit;
+use crate::sums::MeanSums;
+use crate::tokens::{PreTokenization, Preprocessing, Split, Texts, preprocessing_setters};
 
 /// Share of replies that have half or more of their word 4-grams in the persona.
 ///
@@ -24,8 +23,8 @@ const NAME: &str = "Copy rate";
 /// use persona_metrics::CopyRate;
 ///
 /// let persona = ["I have a dog.", "I like to ski."];
-/// let score = CopyRate::default().corpus(&["hi! i have a dog.", "do you ski?"], &[&persona, &persona])?;
-/// assert_eq!(score.value(), 0.5); // "i have a dog", "have a dog ." of the four in "hi ! i have a dog ."
+/// let scores = CopyRate::default().corpus(&["hi! i have a dog.", "do you ski?"], &[&persona, &persona])?;
+/// assert_eq!(scores.values(), [0.5]); // "i have a dog", "have a dog ." of the four in "hi ! i have a dog ."
 /// # Ok::<(), persona_metrics::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,54 +46,7 @@ impl Default for CopyRate {
 impl CopyRate {
     const ORDER: usize = 4;
 
-    /// What happens to the texts before the split.
-    #[must_use]
-    pub fn pre_tokenization(mut self, pre_tokenization: PreTokenization) -> Self {
-        self.preprocessing.pre_tokenization = pre_tokenization;
-        self
-    }
-
-    /// Whether texts are lower-cased.
-    #[must_use]
-    pub fn lowercase(mut self, lowercase: bool) -> Self {
-        self.preprocessing.lowercase = lowercase;
-        self
-    }
-
-    /// Empty statistics under these settings.
-    pub fn statistics(&self) -> CopyStats {
-        CopyStats { settings: *self, replies: 0, copied: 0 }
-    }
-
-    /// Copy rate of a corpus, on rayon's threads. `personas` holds the descriptions of each reply's speaker.
-    ///
-    /// # Errors
-    /// Lists of unequal length, an empty corpus.
-    pub fn corpus<H, P>(&self, replies: &[H], personas: &[P]) -> Result<Score>
-    where
-        H: AsRef<str> + Sync,
-        P: Texts + Sync,
-    {
-        self.collect(replies, personas)?.score()
-    }
-
-    /// Statistics of a corpus, on rayon's threads: one shard of a larger whole.
-    ///
-    /// # Errors
-    /// Lists of unequal length.
-    pub fn collect<H, P>(&self, replies: &[H], personas: &[P]) -> Result<CopyStats>
-    where
-        H: AsRef<str> + Sync,
-        P: Texts + Sync,
-    {
-        same_length("replies", replies.len(), "personas", personas.len())?;
-        let pairs: Vec<_> = replies.iter().zip(personas).collect();
-        let update = |statistics: &mut CopyStats, (reply, persona): &(&H, &P)| {
-            statistics.update(reply.as_ref(), *persona);
-            Ok(())
-        };
-        collect(&pairs, || self.statistics(), update, CopyStats::merge)
-    }
+    preprocessing_setters!("The default spaces punctuation out and lower-cases.");
 
     /// Whether one reply counts as copied from the persona.
     pub fn is_copy<P: Texts + ?Sized>(&self, reply: &str, persona: &P) -> bool {
@@ -110,59 +62,46 @@ impl CopyRate {
         let found = reply.windows(order).filter(|ngram| known.contains(ngram)).count();
         2 * found >= reply.windows(order).len()
     }
+}
 
-    fn signature(&self) -> String {
+pair_metric_methods!(CopyRate);
+
+impl Metric for CopyRate {
+    const NAME: &'static str = "Copy rate";
+    type Sums = MeanSums;
+
+    fn empty(&self) -> MeanSums {
+        MeanSums::new(1)
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![Self::NAME.to_owned()]
+    }
+
+    fn unit(&self) -> Unit {
+        Unit::Share
+    }
+
+    fn values(&self, sums: &MeanSums) -> Result<Vec<f64>> {
+        sums.means(Self::NAME)
+    }
+
+    fn settings(&self) -> String {
         format!("variant:half-of-4-grams|{}", self.preprocessing.signature())
     }
 }
 
-/// Counts of the copy rate: replies, and those that are copied. Shards of a corpus are merged in any order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyStats {
-    settings: CopyRate,
-    replies: u64,
-    copied: u64,
-}
-
-impl CopyStats {
-    /// Counts one reply and its speaker's descriptions.
-    pub fn update<P: Texts + ?Sized>(&mut self, reply: &str, persona: &P) {
-        self.copied = self.copied.saturating_add(self.settings.is_copy(reply, persona).into());
-        self.replies = self.replies.saturating_add(1);
-    }
-
-    /// Adds the counts of another part of the corpus.
-    ///
-    /// # Errors
-    /// The other part was counted under other settings.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.settings != other.settings {
-            return Err(Error::SettingsDiffer {
-                left: self.settings.signature(),
-                right: other.settings.signature(),
-            });
-        }
-        self.copied = self.copied.saturating_add(other.copied);
-        self.replies = self.replies.saturating_add(other.replies);
-        Ok(())
-    }
-
-    /// The share of copied replies.
-    ///
-    /// # Errors
-    /// Nothing was counted.
-    pub fn score(&self) -> Result<Score> {
-        if self.replies == 0 {
-            return Err(Error::EmptyCorpus { metric: NAME });
-        }
-        let value = self.copied as f64 / self.replies as f64;
-        Score::new(NAME, NAME, value, Unit::Share, Signature::new(self.settings.signature()))
+/// The descriptions of the speaker's persona stand in the place of the references.
+impl PairMetric for CopyRate {
+    fn count(&self, sums: &mut MeanSums, reply: &str, persona: &[&str]) -> Result<()> {
+        sums.push(Self::NAME, &[f64::from(u8::from(self.is_copy(reply, persona)))])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     const PERSONA: [&str; 2] = ["i have a big brown dog", "my name is pedro"];
 

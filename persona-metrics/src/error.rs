@@ -112,6 +112,14 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// An index beyond the end of a corpus.
+    #[error("index {index} is outside a corpus of {len} examples")]
+    IndexOutOfRange {
+        /// The index, counted from 0.
+        index: usize,
+        /// Number of examples.
+        len: usize,
+    },
     /// An error in one example of a corpus.
     #[error("example {index} (counted from 0)")]
     Example {

@@ -15,7 +15,7 @@
 //! prints one line an order, such as
 //!
 //! ```text
-//! BLEU-1 = 59.27 | variant:pycocoevalcap|case:mixed|pre:none|split:whitespace|swap:no|order:1|refs:1|version:persona-metrics-0.1.0
+//! BLEU-1 = 59.27 | variant:pycocoevalcap|case:mixed|pre:none|split:whitespace|swap:no|refs:1|version:persona-metrics-0.1.0
 //! ```
 //!
 //! # The metrics
@@ -23,7 +23,7 @@
 //! | type | scores | follows |
 //! |---|---|---|
 //! | [`Bleu`] | BLEU-1 to BLEU-4 | pycocoevalcap; PAL's swapped arguments by option |
-//! | [`RougeL`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
+//! | [`Rouge`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
 //! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
@@ -38,15 +38,15 @@
 //! the order, the shards and the number of threads were.
 //!
 //! ```
-//! use persona_metrics::RougeL;
+//! use persona_metrics::Rouge;
 //!
-//! let rouge = RougeL::pycocoevalcap();
+//! let rouge = Rouge::pycocoevalcap();
 //! let mut first = rouge.statistics();
 //! first.update("i have a dog", "i have two dogs")?;
 //! let mut second = rouge.statistics();
 //! second.update("hello", &["hi", "hello there"])?;
 //! second.merge(&first)?;
-//! println!("{}", second.score()?);
+//! println!("{}", second.scores()?);
 //! # Ok::<(), persona_metrics::Error>(())
 //! ```
 //!
@@ -61,20 +61,27 @@ mod consistency;
 mod copying;
 mod diversity;
 mod error;
+mod metric;
+mod ngrams;
 mod perplexity;
 mod rouge;
 mod score;
 mod selection;
-mod statistics;
+pub mod stats;
+mod sums;
+mod table;
 mod tokens;
 
-pub use bleu::{Bleu, BleuStats};
+pub use bleu::{Bleu, BleuCounts, CocoBleu};
 pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement, PersonaJudge};
-pub use copying::{CopyRate, CopyStats};
-pub use diversity::{Distinct, DistinctStats, DistinctVariant, Entropy, EntropyStats, EntropyVariant};
+pub use copying::CopyRate;
+pub use diversity::{Distinct, Entropy};
 pub use error::{Error, Result};
+pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use perplexity::{Perplexity, PerplexityStats};
-pub use rouge::{RougeL, RougeLStats};
+pub use rouge::{CocoRouge, Rouge};
 pub use score::{Score, Scores, Signature, Unit};
 pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
+pub use sums::MeanSums;
+pub use table::NgramTable;
 pub use tokens::{PreTokenization, Texts};

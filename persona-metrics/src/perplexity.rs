@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::score::{Score, Signature, Unit};
-use crate::statistics::ExactSum;
+use crate::sums::ExactSum;
 use crate::tokens::{PreTokenization, Preprocessing, Split};
 
 const NAME: &str = "Perplexity";

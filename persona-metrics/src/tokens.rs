@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// One text or several: the references of a hypothesis, or the descriptions of a persona.
 ///
 /// `"one reference"`, `String`, `vec!["a", "b"]`, `["a", "b"]` and slices of these all are [`Texts`].
@@ -104,6 +106,15 @@ impl Preprocessing {
         }
     }
 
+    /// Hands each token of a text to `token`.
+    pub(crate) fn tokens(&self, text: &str, token: &mut dyn FnMut(&str)) {
+        let prepared = self.prepare(text);
+        match self.split {
+            Split::Whitespace => split_whitespace(&prepared).for_each(token),
+            Split::Space => prepared.split(' ').for_each(token),
+        }
+    }
+
     /// The part of a signature that names these settings.
     pub(crate) fn signature(&self) -> String {
         let case = if self.lowercase { "lower" } else { "mixed" };
@@ -116,6 +127,47 @@ impl Preprocessing {
             Split::Space => "space",
         };
         format!("case:{case}|pre:{pre}|split:{split}")
+    }
+}
+
+/// The two setters of what happens to texts before the split, the same for every metric that has them.
+macro_rules! preprocessing_setters {
+    ($package:literal) => {
+        /// What happens to the texts before the split.
+        #[doc = $package]
+        #[must_use]
+        pub fn pre_tokenization(mut self, pre_tokenization: crate::tokens::PreTokenization) -> Self {
+            self.preprocessing.pre_tokenization = pre_tokenization;
+            self
+        }
+
+        /// Whether texts are lower-cased.
+        #[doc = $package]
+        #[must_use]
+        pub fn lowercase(mut self, lowercase: bool) -> Self {
+            self.preprocessing.lowercase = lowercase;
+            self
+        }
+    };
+}
+pub(crate) use preprocessing_setters;
+
+/// Calls `with` on hypothesis and references, or on them in each other's place.
+///
+/// # Errors
+/// No reference; in the swapped order anything but one.
+pub(crate) fn in_order<T>(
+    metric: &'static str,
+    swapped: bool,
+    hypothesis: &str,
+    references: &[&str],
+    with: impl FnOnce(&str, &[&str]) -> T,
+) -> Result<T> {
+    match (swapped, references) {
+        (_, []) => Err(Error::NoReferences { metric }),
+        (false, references) => Ok(with(hypothesis, references)),
+        (true, [reference]) => Ok(with(reference, &[hypothesis])),
+        (true, references) => Err(Error::SwapNeedsOneReference { metric, references: references.len() }),
     }
 }
 

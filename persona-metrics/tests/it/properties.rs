@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 
+use persona_metrics::stats::Resample;
 use persona_metrics::{
-    Bleu, Consistency, CopyRate, Distinct, Entropy, Error, Judgement, Perplexity, PreTokenization, RougeL,
-    SelectionStats,
+    Bleu, Consistency, CopyRate, Distinct, Entropy, Error, Judgement, PairMetric, Perplexity,
+    PreTokenization, Rouge, Scores, SelectionStats, TextMetric,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -62,29 +63,64 @@ fn in_unit_range(values: &[f64]) {
     assert!(values.iter().all(|value| (0.0..=1.0).contains(value)), "{values:?}");
 }
 
+type Pairs = Vec<(usize, (String, Vec<String>))>;
+
+/// Hypotheses with one to three references each.
+fn pairs() -> impl Strategy<Value = Pairs> {
+    vec((0..3usize, (text(), vec(text(), 1..4))), 1..8)
+}
+
+type Shards = Vec<(usize, String)>;
+
+fn texts() -> impl Strategy<Value = Shards> {
+    vec((0..3usize, text()), 1..12)
+}
+
+/// One by one, in a list, and in three shards merged in any order: the same scores, or the same refusal.
+fn pair_metric<M: PairMetric>(metric: &M, pairs: &Pairs, order: &[usize]) -> Result<Scores, Error> {
+    let whole = assert_mergeable(
+        pairs,
+        || metric.statistics(),
+        |statistics, (hypothesis, references)| statistics.update(hypothesis, references).unwrap(),
+        |sum, shard| sum.merge(shard).unwrap(),
+        order,
+    );
+    let (hypotheses, references): (Vec<_>, Vec<_>) = pairs.iter().map(|(_, pair)| pair.clone()).unzip();
+    assert_eq!(metric.collect(&hypotheses, &references).unwrap(), whole);
+    let all: Vec<u32> = (0..hypotheses.len() as u32).collect();
+    let examples = metric.examples(&hypotheses, &references).unwrap();
+    let scores = whole.scores();
+    assert_eq!(examples.scores_of(&all).ok(), scores.as_ref().ok().map(Scores::values));
+    scores
+}
+
+fn text_metric<M: TextMetric>(metric: &M, texts: &Shards, order: &[usize]) -> Result<Scores, Error> {
+    let whole = assert_mergeable(
+        texts,
+        || metric.statistics(),
+        |statistics, text| statistics.update_text(text).unwrap(),
+        |sum, shard| sum.merge(shard).unwrap(),
+        order,
+    );
+    let texts: Vec<&String> = texts.iter().map(|(_, text)| text).collect();
+    assert_eq!(metric.collect(&texts).unwrap(), whole);
+    whole.scores()
+}
+
+/// An example without references is an error that names it.
+fn refuses_no_references<M: PairMetric>(metric: &M) {
+    let missing = metric.corpus(&["a", "b"], &[vec!["a"], vec![]]);
+    assert!(matches!(missing, Err(Error::Example { index: 1, .. })), "{missing:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn bleu(
-        pairs in vec((0..3usize, (text(), vec(text(), 1..4))), 1..8),
-        order in order(), pre in pre_tokenization(), lowercase: bool,
-    ) {
+    fn bleu(pairs in pairs(), order in order(), pre in pre_tokenization(), lowercase: bool) {
         let bleu = Bleu::pycocoevalcap().pre_tokenization(pre).lowercase(lowercase);
-        let whole = assert_mergeable(
-            &pairs,
-            || bleu.statistics(),
-            |statistics, (hypothesis, references)| statistics.update(hypothesis, references).unwrap(),
-            |sum, shard| sum.merge(shard).unwrap(),
-            &order,
-        );
-        let scores = whole.scores().unwrap();
-        in_unit_range(&scores.values());
-        let (hypotheses, references): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(_, pair)| pair).unzip();
-        prop_assert_eq!(&bleu.corpus(&hypotheses, &references).unwrap(), &scores);
-        let missing: Vec<Vec<String>> = vec![vec![]; hypotheses.len()];
-        let missing = bleu.corpus(&hypotheses, &missing);
-        assert!(matches!(missing, Err(Error::Example { index: 0, .. })), "{missing:?}");
+        in_unit_range(&pair_metric(&bleu, &pairs, &order).unwrap().values());
+        refuses_no_references(&bleu);
     }
 
     #[test]
@@ -97,63 +133,35 @@ proptest! {
     }
 
     #[test]
-    fn rouge_l(
-        pairs in vec((0..3usize, (text(), vec(text(), 1..4))), 1..8),
-        order in order(), pre in pre_tokenization(), lowercase: bool,
-    ) {
-        let rouge = RougeL::pycocoevalcap().pre_tokenization(pre).lowercase(lowercase);
-        let whole = assert_mergeable(
-            &pairs,
-            || rouge.statistics(),
-            |statistics, (hypothesis, references)| statistics.update(hypothesis, references).unwrap(),
-            |sum, shard| sum.merge(shard).unwrap(),
-            &order,
-        );
-        let score = whole.score().unwrap();
-        in_unit_range(&[score.value()]);
-        let (hypotheses, references): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(_, pair)| pair).unzip();
-        prop_assert_eq!(&rouge.corpus(&hypotheses, &references).unwrap(), &score);
-        for hypothesis in &hypotheses {
-            prop_assert_eq!(rouge.sentence(hypothesis, hypothesis).unwrap().value(), 1.0);
+    fn rouge_l(pairs in pairs(), order in order(), pre in pre_tokenization(), lowercase: bool) {
+        let rouge = Rouge::pycocoevalcap().pre_tokenization(pre).lowercase(lowercase);
+        in_unit_range(&pair_metric(&rouge, &pairs, &order).unwrap().values());
+        refuses_no_references(&rouge);
+        for (_, (hypothesis, _)) in &pairs {
+            prop_assert_eq!(rouge.sentence(hypothesis, hypothesis).unwrap().values(), [1.0]);
         }
     }
 
     #[test]
-    fn entropy(replies in vec((0..3usize, text()), 1..12), order in order(), pre in pre_tokenization()) {
+    fn entropy(replies in texts(), order in order(), pre in pre_tokenization()) {
         for entropy in [Entropy::dialogpt(), Entropy::pal(), Entropy::dialogpt().pre_tokenization(pre)] {
-            let whole = assert_mergeable(
-                &replies,
-                || entropy.statistics(),
-                |statistics, reply| statistics.update(reply),
-                |sum, shard| sum.merge(shard).unwrap(),
-                &order,
-            );
-            let scores = whole.scores().unwrap();
+            let scores = text_metric(&entropy, &replies, &order).unwrap();
             let letters: usize = replies.iter().map(|(_, reply)| reply.chars().count() + 1).sum();
             let largest = (letters as f64).ln() + 1e-9;
             prop_assert!(scores.values().iter().all(|value| (0.0..=largest).contains(value)), "{}", scores);
-            let replies: Vec<&String> = replies.iter().map(|(_, reply)| reply).collect();
-            prop_assert_eq!(entropy.corpus(&replies).unwrap(), scores);
         }
     }
 
     #[test]
-    fn distinct(replies in vec((0..3usize, text()), 1..12), order in order()) {
+    fn distinct(replies in texts(), order in order()) {
         for distinct in [Distinct::li(), Distinct::pal()] {
-            let whole = assert_mergeable(
-                &replies,
-                || distinct.statistics(),
-                |statistics, reply| statistics.update(reply),
-                |sum, shard| sum.merge(shard).unwrap(),
-                &order,
-            );
-            match whole.scores() {
+            match text_metric(&distinct, &replies, &order) {
                 Ok(scores) => in_unit_range(&scores.values()),
                 Err(error) => assert!(matches!(error, Error::NoNgrams { .. }), "{error}"),
             }
         }
         // An empty reply is one token in PAL's split.
-        prop_assert!(Distinct::pal().collect(&[text_of(&replies)]).unwrap().scores().is_ok());
+        prop_assert!(Distinct::pal().corpus(&[text_of(&replies)]).is_ok());
     }
 
     #[test]
@@ -162,18 +170,8 @@ proptest! {
         order in order(), pre in pre_tokenization(), lowercase: bool,
     ) {
         let copying = CopyRate::default().pre_tokenization(pre).lowercase(lowercase);
-        let whole = assert_mergeable(
-            &pairs,
-            || copying.statistics(),
-            |statistics, (reply, persona)| statistics.update(reply, persona),
-            |sum, shard| sum.merge(shard).unwrap(),
-            &order,
-        );
-        let score = whole.score().unwrap();
-        in_unit_range(&[score.value()]);
-        let (replies, personas): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(_, pair)| pair).unzip();
-        prop_assert_eq!(copying.corpus(&replies, &personas).unwrap(), score);
-        for reply in &replies {
+        in_unit_range(&pair_metric(&copying, &pairs, &order).unwrap().values());
+        for (_, (reply, _)) in &pairs {
             // Everything is a copy of itself, but no words are no copy.
             prop_assert_eq!(copying.is_copy(reply, reply), !reply.chars().all(is_python_space));
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use approx::assert_relative_eq;
-use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, PreTokenization, RougeL};
+use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, PreTokenization, Rouge};
 use rayon::ThreadPoolBuilder;
 
 struct Corpus {
@@ -68,11 +68,11 @@ fn personachat_values() {
         &[0.17364740096842193, 0.07191212661938129, 0.03629612230750195, 0.01798466994337253],
     );
 
-    let rouge = RougeL::pycocoevalcap();
+    let rouge = Rouge::pycocoevalcap();
     let standard = rouge.corpus(&utterances, &replies).unwrap();
     println!("{standard}");
     let swapped = rouge.swapped(true).corpus(&utterances, &replies).unwrap();
-    assert_near(&[standard.value(), swapped.value()], &[0.14097245708990613, 0.14206591806042163]);
+    assert_near(&[standard.values()[0], swapped.values()[0]], &[0.14097245708990613, 0.14206591806042163]);
 
     let entropy = Entropy::pal().corpus(&replies).unwrap();
     println!("{entropy}");
@@ -95,7 +95,7 @@ fn personachat_values() {
 
     let copied = CopyRate::default().corpus(&replies, &personas).unwrap();
     println!("{copied}");
-    assert_eq!(copied.value(), 20.0 / 7801.0);
+    assert_eq!(copied.values(), [20.0 / 7801.0]);
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn personachat_values_do_not_depend_on_threads() {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut values = Bleu::pycocoevalcap().corpus(&utterances, &replies).unwrap().values();
-            values.push(RougeL::pycocoevalcap().corpus(&utterances, &replies).unwrap().value());
+            values.extend(Rouge::pycocoevalcap().corpus(&utterances, &replies).unwrap().values());
             values.extend(Entropy::pal().corpus(&replies).unwrap().values());
             values.extend(Distinct::li().corpus(&replies).unwrap().values());
-            values.push(CopyRate::default().corpus(&replies, &personas).unwrap().value());
+            values.extend(CopyRate::default().corpus(&replies, &personas).unwrap().values());
             values.into_iter().map(f64::to_bits).collect::<Vec<_>>()
         })
     };

@@ -1,9 +1,9 @@
-//! What mergeable statistics are made of: sums that do not depend on the order, and their parallel collection.
+//! What mergeable statistics are made of: sums that do not depend on the order.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, same_length};
+use crate::metric::Sums;
 
 /// A sum of real numbers that is the same in whatever order and grouping the terms are added.
 ///
@@ -69,42 +69,67 @@ impl ReferenceRange {
         };
     }
 
-    /// `1`, or `1-3` where the number varies.
+    /// `|refs:1`, or `|refs:1-3` where the number varies; empty where there are no references.
     pub(crate) fn signature(&self) -> String {
         match self.0 {
-            None => "0".to_owned(),
-            Some((fewest, most)) if fewest == most => fewest.to_string(),
-            Some((fewest, most)) => format!("{fewest}-{most}"),
+            None => String::new(),
+            Some((fewest, most)) if fewest == most => format!("|refs:{fewest}"),
+            Some((fewest, most)) => format!("|refs:{fewest}-{most}"),
         }
     }
 }
 
-/// Statistics of a corpus, collected on rayon's threads. Equal for every number of threads where `merge` is
-/// associative and commutative, which holds for all statistics of this crate; of several errors, the first example's.
-pub(crate) fn collect<T: Sync, S: Send>(
-    examples: &[T],
-    empty: impl Fn() -> S + Sync,
-    update: impl Fn(&mut S, &T) -> Result<()> + Sync,
-    merge: impl Fn(&mut S, &S) -> Result<()>,
-) -> Result<S> {
-    // Few shards a thread: statistics of n-grams hold a table each.
-    let size = examples.len().div_ceil(4 * rayon::current_num_threads()).max(256);
-    let shards: Vec<Result<S>> = examples
-        .par_chunks(size)
-        .enumerate()
-        .map(|(shard, examples)| {
-            let mut statistics = empty();
-            for (index, example) in examples.iter().enumerate() {
-                update(&mut statistics, example).map_err(|error| error.at(shard * size + index))?;
-            }
-            Ok(statistics)
-        })
-        .collect();
-    let mut whole = empty();
-    for shard in shards {
-        merge(&mut whole, &shard?)?;
+/// Sums of values that are averaged over the examples: the mean of a sentence-level score.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeanSums {
+    examples: u64,
+    sums: Vec<ExactSum>,
+}
+
+impl MeanSums {
+    /// No example of `values` values each.
+    pub fn new(values: usize) -> Self {
+        Self { examples: 0, sums: vec![ExactSum::default(); values] }
     }
-    Ok(whole)
+
+    /// Adds one example's values. There have to be as many as [`MeanSums::new`] was told.
+    ///
+    /// # Errors
+    /// A NaN or an infinity, or another number of values. Nothing is added then.
+    pub fn push(&mut self, metric: &'static str, values: &[f64]) -> Result<()> {
+        same_length("values of an example", values.len(), "sums", self.sums.len())?;
+        let mut sums = self.sums.clone();
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            sum.add(metric, value)?;
+        }
+        self.sums = sums;
+        self.examples = self.examples.saturating_add(1);
+        Ok(())
+    }
+
+    /// The means over the examples.
+    ///
+    /// # Errors
+    /// No example was added.
+    pub fn means(&self, metric: &'static str) -> Result<Vec<f64>> {
+        if self.examples == 0 {
+            return Err(Error::EmptyCorpus { metric });
+        }
+        Ok(self.sums.iter().map(|sum| sum.value() / self.examples as f64).collect())
+    }
+}
+
+impl Sums for MeanSums {
+    fn add(&mut self, other: &Self) -> Result<()> {
+        same_length("sums", self.sums.len(), "sums", other.sums.len())?;
+        let mut sums = self.sums.clone();
+        for (into, from) in sums.iter_mut().zip(&other.sums) {
+            into.merge("mean", from)?;
+        }
+        self.sums = sums;
+        self.examples = self.examples.saturating_add(other.examples);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -143,24 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_example_in_error_is_named() {
-        let examples: Vec<usize> = (0..5000).collect();
-        let update = |sum: &mut usize, &n: &usize| {
-            if n == 777 || n == 4999 {
-                return Err(Error::NoTargetTokens);
-            }
-            *sum += n;
-            Ok(())
-        };
-        let error = collect(
-            &examples,
-            || 0,
-            update,
-            |a, b| {
-                *a += b;
-                Ok(())
-            },
-        );
-        assert!(matches!(error, Err(Error::Example { index: 777, .. })), "{error:?}");
+    fn means_refuse_what_is_no_number_and_stay_as_they_were() {
+        let mut sums = MeanSums::new(2);
+        assert!(sums.means("test").is_err());
+        sums.push("test", &[1.0, 0.5]).unwrap();
+        assert!(sums.push("test", &[2.0, f64::NAN]).is_err());
+        assert!(sums.push("test", &[2.0]).is_err());
+        sums.push("test", &[2.0, 0.0]).unwrap();
+        assert_eq!(sums.means("test").unwrap(), [1.5, 0.25]);
     }
 }

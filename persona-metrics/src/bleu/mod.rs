@@ -1,0 +1,71 @@
+//! BLEU as the packages compute it, and the counts that its corpus forms share.
+
+mod pycocoevalcap;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::pycocoevalcap::CocoBleu;
+use crate::error::{Result, same_length};
+use crate::metric::Sums;
+use crate::ngrams::{Numbered, ngrams};
+
+/// BLEU (Papineni et al. 2002), by the package whose numbers are to be met.
+#[derive(Debug, Clone, Copy)]
+pub enum Bleu {}
+
+impl Bleu {
+    /// pycocoevalcap's `Bleu(4)`, which PAL's table uses.
+    pub fn pycocoevalcap() -> CocoBleu {
+        CocoBleu::default()
+    }
+}
+
+/// What corpus BLEU is computed from: matched and proposed n-grams by order, and lengths in tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BleuCounts {
+    /// Matched n-grams, clipped by the reference that has most of each; entry n - 1 is for order n.
+    pub matched: Vec<u64>,
+    /// All n-grams of the hypotheses.
+    pub proposed: Vec<u64>,
+    /// Tokens of the hypotheses.
+    pub hypothesis_tokens: u64,
+    /// Tokens of the references, of several the one closest in length.
+    pub reference_tokens: u64,
+}
+
+impl BleuCounts {
+    fn new(orders: usize) -> Self {
+        Self {
+            matched: vec![0; orders],
+            proposed: vec![0; orders],
+            hypothesis_tokens: 0,
+            reference_tokens: 0,
+        }
+    }
+
+    fn count(&mut self, numbered: &Numbered) {
+        let matched = numbered.matches(self.matched.len());
+        let length = numbered.hypothesis.len();
+        for (order, ((into, from), proposed)) in
+            (1..).zip(self.matched.iter_mut().zip(matched).zip(&mut self.proposed))
+        {
+            *into = into.saturating_add(from);
+            *proposed = proposed.saturating_add(ngrams(length, order));
+        }
+        self.hypothesis_tokens = self.hypothesis_tokens.saturating_add(length as u64);
+        self.reference_tokens = self.reference_tokens.saturating_add(numbered.closest_length() as u64);
+    }
+}
+
+impl Sums for BleuCounts {
+    fn add(&mut self, other: &Self) -> Result<()> {
+        same_length("orders", self.matched.len(), "orders", other.matched.len())?;
+        let matched = self.matched.iter_mut().zip(&other.matched);
+        for (into, from) in matched.chain(self.proposed.iter_mut().zip(&other.proposed)) {
+            *into = into.saturating_add(*from);
+        }
+        self.hypothesis_tokens = self.hypothesis_tokens.saturating_add(other.hypothesis_tokens);
+        self.reference_tokens = self.reference_tokens.saturating_add(other.reference_tokens);
+        Ok(())
+    }
+}
