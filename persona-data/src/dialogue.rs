@@ -103,8 +103,9 @@ impl Dialogue {
         &self.personas[speaker.index()]
     }
 
-    /// The examples of this dialogue: one for each turn of the chosen responders that has at least one turn before it,
-    /// text on both sides, and at most `options.history_turns` of history. Turns without text are no part of a history.
+    /// The examples of this dialogue: one for each turn with text of the chosen responders, with at most
+    /// `options.history_turns` of history. Turns without text are no part of a history; a response before which nothing
+    /// was said is an example only under `options.openings`.
     pub fn examples(&self, options: &ExampleOptions) -> Vec<Example> {
         let example = |(at, turn, past): (usize, &Turn, &[Turn])| Example {
             id: format!("{}#{at}", self.id),
@@ -139,11 +140,12 @@ impl Dialogue {
             Responder::Two => turn.speaker == Speaker::Two,
             Responder::Both => true,
         };
-        let responses = self.turns.iter().enumerate().skip(1);
+        let responses = self.turns.iter().enumerate().skip(usize::from(!options.openings));
         let responses = responses.filter(move |(_, turn)| wanted(turn) && turn.says_something());
         responses.filter_map(move |(at, turn)| {
             let past = self.turns.get(at.saturating_sub(window)..at).unwrap_or_default();
-            (window == 0 || past.iter().any(Turn::says_something)).then_some((at, turn, past))
+            (options.openings || window == 0 || past.iter().any(Turn::says_something))
+                .then_some((at, turn, past))
         })
     }
 }
@@ -169,11 +171,14 @@ pub struct ExampleOptions {
     pub responder: Responder,
     /// How many turns before the response are kept, `None` for all. PAL's English data has 3.
     pub history_turns: Option<usize>,
+    /// Whether a response with an empty history is an example: one that opens the dialogue, such as the reply to
+    /// ConvAI2's `__SILENCE__`.
+    pub openings: bool,
 }
 
 impl Default for ExampleOptions {
     fn default() -> Self {
-        Self { responder: Responder::Two, history_turns: Some(3) }
+        Self { responder: Responder::Two, history_turns: Some(3), openings: false }
     }
 }
 

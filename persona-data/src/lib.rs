@@ -33,7 +33,7 @@
 //!
 //! - In PERSONA-CHAT "your persona" is the second speaker's, who answers; see [`Speaker`].
 //! - `__SILENCE__` is no utterance: the turn is left out and counted in [`Notes`], and the response to it, now the first
-//!   turn, makes no example.
+//!   turn, makes an example only where [`ExampleOptions::openings`] is set.
 //! - A label says which descriptions a response draws on; an empty list says that none applies, and [`None`] that nobody
 //!   has looked. Prompts and measures treat the two differently.
 //! - Broken files are errors with file and line; [`Dialogues::lenient`] skips and counts them.

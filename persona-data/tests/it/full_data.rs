@@ -31,7 +31,7 @@ fn turns(dialogues: &[Dialogue], speaker: Speaker) -> usize {
 }
 
 fn examples(dialogues: &[Dialogue], responder: Responder) -> usize {
-    let options = ExampleOptions { responder, history_turns: None };
+    let options = ExampleOptions { responder, history_turns: None, openings: false };
     dialogues.iter().map(|dialogue| dialogue.example_count(&options)).sum()
 }
 
@@ -62,21 +62,26 @@ fn persona_chat() {
 
 #[test]
 fn synthetic_persona_chat() {
-    // Name, format; dialogues, utterances, examples, of these by the second speaker, empty and doubled dialogues. The
-    // last utterance of one training dialogue is blank: an utterance, and no example.
+    // Name, format; dialogues, utterances, utterances after a dialogue's first, of these by the second speaker, empty and
+    // doubled dialogues. The last utterance of one training dialogue is blank: an utterance, and no example.
     for (name, format, want) in [
-        ("spc_train.jsonl", Format::SpcJsonl, [8938, 243_045, 234_143 - 1, 119_502 - 1, 36, 160]),
+        ("spc_train.jsonl", Format::SpcJsonl, [8938, 243_045, 234_143, 119_502, 36, 160]),
         ("Synthetic-Persona-Chat_valid.csv", Format::SpcCsv, [1000, 27_704, 26_707, 13_636, 3, 23]),
         ("Synthetic-Persona-Chat_test.csv", Format::SpcCsv, [968, 26_517, 25_552, 13_029, 3, 18]),
         ("spc_new_personas.jsonl", Format::SpcJsonl, [11_001, 191_592, 180_591, 93_513, 0, 28]),
     ] {
         let Some((all, _)) = load(&format!("synthetic_persona_chat/{name}"), format) else { continue };
         let doubled = |d: &&Dialogue| d.turns.windows(2).any(|pair| pair[0].speaker == pair[1].speaker);
+        let after_first = || all.iter().flat_map(|dialogue| dialogue.turns.iter().skip(1));
+        let by_two = after_first().filter(|turn| turn.speaker == Speaker::Two).count();
+        let blank = usize::from(name == "spc_train.jsonl");
+        assert_eq!(examples(&all, Responder::Both) + blank, after_first().count(), "{name}");
+        assert_eq!(examples(&all, Responder::Two) + blank, by_two, "{name}");
         let got = [
             all.len(),
             turns(&all, Speaker::One) + turns(&all, Speaker::Two),
-            examples(&all, Responder::Both),
-            examples(&all, Responder::Two),
+            after_first().count(),
+            by_two,
             all.iter().filter(|dialogue| dialogue.turns.is_empty()).count(),
             all.iter().filter(doubled).count(),
         ];
@@ -97,8 +102,11 @@ fn xpersona() {
         let Some((all, notes)) = load(&format!("xpersona/{name}"), Format::Xpersona) else { continue };
         assert_eq!((all.len(), turns(&all, Speaker::Two)), (dialogues, responses), "{name}");
         assert_eq!(notes.silences, silences, "{name}");
-        // A response to silence is the dialogue's first turn, and no example.
+        // A response to silence is the dialogue's first turn: an example only where openings are.
         assert_eq!(examples(&all, Responder::Two), responses - usize::try_from(silences).unwrap(), "{name}");
+        let openings = ExampleOptions { openings: true, ..ExampleOptions::default() };
+        let with_openings = all.iter().flat_map(|dialogue| dialogue.examples(&openings));
+        assert_eq!(with_openings.count(), responses, "{name}");
     }
 }
 

@@ -87,6 +87,15 @@ fn parlai_silence_is_left_out_and_counted() {
     assert_eq!(dialogue.turns[0], Turn::new(Speaker::Two, "ahoy ."));
     assert_eq!(dialogue.turns.len(), 3);
     assert_eq!(dialogues.notes().silences, 1);
+    let replies = |options: &ExampleOptions| -> Vec<(usize, String)> {
+        let examples = dialogue.examples(options);
+        assert_eq!(examples.len(), dialogue.example_count(options));
+        examples.into_iter().map(|example| (example.history.len(), example.response)).collect()
+    };
+    let options = ExampleOptions::default();
+    assert_eq!(replies(&options), [(2, "hi .".to_owned())]);
+    let openings = ExampleOptions { openings: true, ..options };
+    assert_eq!(replies(&openings), [(0, "ahoy .".to_owned()), (2, "hi .".to_owned())]);
 }
 
 #[test]
@@ -110,7 +119,7 @@ fn spc_jsonl() {
     assert_eq!(turns(&dialogues), [19, 30, 0, 62]);
     assert_eq!(dialogues[0].id, "SPC-train-00001");
     assert_eq!(dialogues[0].personas[0][0], "I am 32.");
-    let options = ExampleOptions { responder: Responder::Both, history_turns: None };
+    let options = ExampleOptions { responder: Responder::Both, history_turns: None, openings: false };
     let examples: Vec<usize> = dialogues.iter().map(|d| d.example_count(&options)).collect();
     // The last utterance of the last dialogue is blank and makes no example.
     assert_eq!(examples, [18, 29, 0, 60]);
