@@ -117,3 +117,37 @@ fn a_bad_recipe_names_what_is_wrong() {
     let error = format!("{:#}", pipeline::run(&recipe, &text, &Interrupt::default()).unwrap_err());
     assert!(error.contains("dialogues.jsonl"), "{error}");
 }
+
+/// Where the child process of the test below finds its recipe.
+const RECIPE: &str = "PERSONA_TEST_RECIPE";
+
+/// The child: runs the path that the parent names. Alone, it has nothing to do.
+#[test]
+fn child_with_a_full_disk() {
+    let Some(path) = std::env::var_os(RECIPE) else { return };
+    let (recipe, text) = Recipe::load(Path::new(&path)).unwrap();
+    pipeline::run(&recipe, &text, &Interrupt::default()).unwrap();
+}
+
+/// Writes that end in the middle, as on a full disk: a shell limits the size of files for the process that it becomes.
+#[test]
+fn a_full_disk_stops_with_the_file_named_and_the_next_call_continues() {
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    load(folder.path(), FRESH);
+    let run = |limit: &str| {
+        let script =
+            format!("ulimit -f {limit} && trap '' XFSZ && exec \"$0\" --exact child_with_a_full_disk");
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
+        let output = shell.env(RECIPE, folder.path().join("recipe.toml")).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    // In blocks of 512 bytes or 1 KiB, by the shell: enough for the tokenizer, not for a checkpoint's optimiser.
+    let (ok, message) = run("60");
+    assert!(!ok && message.contains("checkpoint") && message.contains("File too large"), "{message}");
+    let weights = folder.path().join("out/plain/model/model.safetensors");
+    assert!(!weights.exists());
+    assert!(run("unlimited").0);
+    assert_eq!(finish(folder.path(), FRESH).table.rows.len(), 6);
+}
