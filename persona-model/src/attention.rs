@@ -18,7 +18,8 @@ pub(crate) struct Settings {
 /// Attends from every token of the batch. With a cache, keys and values are stored in it first.
 ///
 /// # Shapes
-/// `queries`, `keys`, `values`: `[N, H, D / H]`; returns `[N, D]`.
+/// `queries` `[N, H, W]`, `keys` and `values` `[N, K, W]`, where H is a multiple of K: neighbouring queries share a key
+/// head, and nothing is copied for it. Returns `[N, H W]`.
 pub(crate) fn attend(
     queries: &Tensor,
     keys: &Tensor,
@@ -59,7 +60,6 @@ fn row_by_row(
     let values = values.f_split_with_sizes(lens.as_slice(), 0)?;
     let mut outputs = Vec::with_capacity(lens.len());
     for (at, row) in batch.rows().iter().enumerate() {
-        let query = heads_first(&queries[at])?;
         let (key, value, mask) = match (row.context, cache.as_deref_mut()) {
             (Context::None, _) => (heads_first(&keys[at])?, heads_first(&values[at])?, None),
             (Context::Row(of), _) => (
@@ -80,17 +80,18 @@ fn row_by_row(
             }
         };
         let causal = mask.is_none();
+        let query = grouped_queries(&queries[at], key.size4()?.1)?;
         let output = Tensor::f_scaled_dot_product_attention(
             &query,
-            &key,
-            &value,
+            &shared(&key, &query)?,
+            &shared(&value, &query)?,
             mask.as_ref(),
             settings.dropout,
             causal,
             settings.scale,
             false,
         )?;
-        outputs.push(output.f_squeeze_dim(0)?.f_transpose(0, 1)?);
+        outputs.push(output.f_flatten(0, 1)?.f_transpose(0, 1)?);
     }
     Ok(Tensor::f_cat(&outputs, 0)?)
 }
@@ -128,8 +129,11 @@ fn one_token_each(
     } else {
         None
     };
+    // The queries that share a key head stand as its query tokens: `[N, K, H / K, W]`.
+    let (tokens, heads, head_size) = queries.size3()?;
+    let key_heads = keys.size4()?.1;
     let output = Tensor::f_scaled_dot_product_attention(
-        &queries.f_unsqueeze(2)?,
+        &queries.f_reshape([tokens, key_heads, heads / key_heads, head_size])?,
         &keys,
         &values,
         mask.as_ref(),
@@ -138,7 +142,26 @@ fn one_token_each(
         settings.scale,
         false,
     )?;
-    Ok(output.f_squeeze_dim(2)?)
+    Ok(output.f_reshape([tokens, heads, head_size])?)
+}
+
+/// A row's queries `[L, H, W]` as `[K, H / K, L, W]`, one batch entry a key head; where each has its own, `[1, H, L, W]`.
+fn grouped_queries(queries: &Tensor, key_heads: i64) -> Result<Tensor> {
+    let (tokens, heads, head_size) = queries.size3()?;
+    if heads == key_heads {
+        return heads_first(queries);
+    }
+    Ok(queries.f_view([tokens, key_heads, heads / key_heads, head_size])?.f_permute([1, 2, 0, 3])?)
+}
+
+/// Keys or values `[1, K, S, W]` beside the queries of [`grouped_queries`]: `[K, H / K, S, W]` without a copy.
+fn shared(keys: &Tensor, queries: &Tensor) -> Result<Tensor> {
+    let (batch, group, _, _) = queries.size4()?;
+    let (_, key_heads, tokens, head_size) = keys.size4()?;
+    if batch == 1 && group == key_heads {
+        return Ok(keys.shallow_clone());
+    }
+    Ok(keys.f_transpose(0, 1)?.f_expand([batch, group, tokens, head_size], false)?)
 }
 
 /// `[L, H, W]` as the kernel wants it: `[1, H, L, W]`.

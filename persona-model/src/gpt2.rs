@@ -11,9 +11,11 @@ use tch::{Device, Kind, Tensor};
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
+use crate::config::{self, OtherKeys};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
+use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::weights::{self, LoadReport, TensorName};
 
@@ -42,7 +44,7 @@ pub struct Gpt2Config {
     pub eos_token_id: Option<u32>,
     pub pad_token_id: Option<u32>,
     #[serde(flatten)]
-    pub other: serde_json::Map<String, serde_json::Value>,
+    pub other: OtherKeys,
 }
 
 impl Default for Gpt2Config {
@@ -67,35 +69,8 @@ impl Default for Gpt2Config {
             bos_token_id: Some(50256),
             eos_token_id: Some(50256),
             pad_token_id: None,
-            other: serde_json::Map::new(),
+            other: OtherKeys::new(),
         }
-    }
-}
-
-/// The non-linearity of the MLP, by transformers' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// GELU in its tanh approximation, as GPT-2 was trained.
-    #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
-    GeluNew,
-    /// Exact GELU.
-    Gelu,
-    /// Rectifier.
-    Relu,
-    /// Swish.
-    #[serde(alias = "swish")]
-    Silu,
-}
-
-impl Activation {
-    fn apply(self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::GeluNew => x.f_gelu("tanh")?,
-            Self::Gelu => x.f_gelu("none")?,
-            Self::Relu => x.f_relu()?,
-            Self::Silu => x.f_silu()?,
-        })
     }
 }
 
@@ -105,15 +80,8 @@ impl Gpt2Config {
     /// # Errors
     /// [`Error::Io`], [`Error::Json`], and [`Error::Config`] for another architecture or values out of range.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config: Self = serde_json::from_str(&text).map_err(Error::json(&path))?;
-        if let Some(kind) = config.other.get("model_type").and_then(|kind| kind.as_str())
-            && kind != "gpt2"
-        {
-            let reason = format!("is `{kind}`; this loader reads `gpt2`");
-            return Err(Error::Config { key: "model_type", reason });
-        }
+        let config: Self = config::read(folder)?;
+        config::check_model_type(&config.other, &["gpt2"])?;
         config.validate()?;
         Ok(config)
     }
@@ -123,48 +91,26 @@ impl Gpt2Config {
     /// # Errors
     /// [`Error::Config`] with the key and what would be right.
     pub fn validate(&self) -> Result<()> {
-        let fail = |key, reason: String| Err(Error::Config { key, reason });
-        for (key, value) in [
+        config::check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
             ("n_embd", self.n_embd),
             ("n_layer", self.n_layer),
             ("n_head", self.n_head),
             ("n_inner", self.n_inner.unwrap_or(1)),
-        ] {
-            // The upper bound keeps products of two sizes far from overflow, whatever a file claims.
-            if value == 0 || value > 1 << 24 {
-                return fail(key, format!("is {value}; a model needs 1 to {}", 1 << 24));
-            }
-        }
-        if !self.n_embd.is_multiple_of(self.n_head) {
-            return fail(
-                "n_head",
-                format!("is {}, which does not divide n_embd {}", self.n_head, self.n_embd),
-            );
-        }
-        for (key, value) in [
+        ])?;
+        config::check_divides(("n_embd", self.n_embd), ("n_head", self.n_head))?;
+        config::check_dropouts(&[
             ("resid_pdrop", self.resid_pdrop),
             ("embd_pdrop", self.embd_pdrop),
             ("attn_pdrop", self.attn_pdrop),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                return fail(key, format!("is {value}; a dropout lies in 0 to 1, without 1"));
-            }
-        }
-        if !(self.layer_norm_epsilon > 0.0 && self.layer_norm_epsilon.is_finite()) {
-            return fail("layer_norm_epsilon", format!("is {}; it must be above 0", self.layer_norm_epsilon));
-        }
-        if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
-            return fail(
-                "initializer_range",
-                format!("is {}; it must not be negative", self.initializer_range),
-            );
-        }
+        ])?;
+        config::check_epsilon("layer_norm_epsilon", self.layer_norm_epsilon)?;
+        config::check_deviation("initializer_range", self.initializer_range)?;
         for key in ["add_cross_attention", "reorder_and_upcast_attn"] {
             if self.other.get(key).and_then(serde_json::Value::as_bool) == Some(true) {
                 let reason = format!("`{key}` is true, which this model does not have");
-                return fail("model_type", reason);
+                return Err(Error::Config { key: "model_type", reason });
             }
         }
         Ok(())
@@ -224,43 +170,16 @@ impl Gpt2Config {
     }
 }
 
-struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f64,
-}
-
-impl LayerNorm {
-    /// In float32, whatever the weights are held in.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (self.weight.f_to_kind(Kind::Float)?, self.bias.f_to_kind(Kind::Float)?);
-        Ok(x.f_layer_norm(weight.size(), Some(&weight), Some(&bias), self.epsilon, true)?)
-    }
-}
-
-/// A linear layer with weight `[in, out]`.
-struct Conv1d {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Conv1d {
-    fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
-        let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
-        Ok(bias.f_addmm(&x.f_to_kind(kind)?, &weight)?)
-    }
-}
-
 struct Attention {
-    c_attn: Conv1d,
-    c_proj: Conv1d,
+    c_attn: Linear,
+    c_proj: Linear,
     heads: i64,
     scale: f64,
 }
 
 struct Mlp {
-    c_fc: Conv1d,
-    c_proj: Conv1d,
+    c_fc: Linear,
+    c_proj: Linear,
 }
 
 struct Block {
@@ -309,9 +228,7 @@ impl Gpt2 {
     /// Those of [`Gpt2Config::from_folder`] and [`weights::load`].
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
         let config = Gpt2Config::from_folder(folder)?;
-        let specs =
-            config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
-        let mut parameters = Parameters::new(specs, 0, device, kind)?;
+        let mut parameters = Parameters::zeros(config.specs(), device, kind)?;
         let report = weights::load(folder, &mut parameters, &|name| config.tensor_name(name))?;
         Ok((Self::assemble(config, parameters)?, report))
     }
@@ -322,9 +239,7 @@ impl Gpt2 {
     /// # Errors
     /// libtorch's, out of memory above all.
     pub fn copy(&self, kind: Kind) -> Result<Self> {
-        let specs =
-            self.config.specs().into_iter().map(|spec| ParameterSpec { init: Init::Zeros, ..spec }).collect();
-        let mut parameters = Parameters::new(specs, 0, self.parameters.device(), kind)?;
+        let mut parameters = Parameters::zeros(self.config.specs(), self.parameters.device(), kind)?;
         parameters.copy_from(&self.parameters)?;
         let mut copy = Self::assemble(self.config.clone(), parameters)?;
         copy.precision = self.precision;
@@ -332,20 +247,10 @@ impl Gpt2 {
     }
 
     fn assemble(config: Gpt2Config, parameters: Parameters) -> Result<Self> {
-        let by_name = |name: String| {
-            parameters
-                .get(&name)
-                .map(Tensor::shallow_clone)
-                .ok_or_else(|| Error::Batch(format!("no parameter {name}")))
-        };
-        let leaf = |name: &str| by_name(format!("transformer.{name}"));
-        let norm = |name: String| -> Result<LayerNorm> {
-            let (weight, bias) = (leaf(&format!("{name}.weight"))?, leaf(&format!("{name}.bias"))?);
-            Ok(LayerNorm { weight, bias, epsilon: config.layer_norm_epsilon })
-        };
-        let linear = |name: String| -> Result<Conv1d> {
-            Ok(Conv1d { weight: leaf(&format!("{name}.weight"))?, bias: leaf(&format!("{name}.bias"))? })
-        };
+        let root = Leaves::new(&parameters, "");
+        let leaves = root.below("transformer");
+        let norm = |name: String| LayerNorm::new(&leaves.below(name), config.layer_norm_epsilon);
+        let linear = |name: String| Linear::new(&leaves.below(name), Layout::InOut);
         let head_size = config.n_embd / config.n_head;
         let blocks = (0..config.n_layer)
             .map(|layer| {
@@ -369,13 +274,9 @@ impl Gpt2 {
                 })
             })
             .collect::<Result<_>>()?;
-        let wte = leaf("wte.weight")?;
-        let head = if config.tie_word_embeddings {
-            wte.shallow_clone()
-        } else {
-            by_name("lm_head.weight".to_owned())?
-        };
-        let (wpe, ln_f) = (leaf("wpe.weight")?, norm("ln_f".to_owned())?);
+        let wte = leaves.get("wte.weight")?;
+        let head = if config.tie_word_embeddings { wte.shallow_clone() } else { root.get("lm_head.weight")? };
+        let (wpe, ln_f) = (leaves.get("wpe.weight")?, norm("ln_f".to_owned())?);
         Ok(Self { precision: Precision::Fp32, wte, wpe, blocks, ln_f, head, config, parameters })
     }
 
@@ -467,22 +368,7 @@ impl CausalLm for Gpt2 {
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let mut config =
-            serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
-        config["model_type"] = "gpt2".into();
-        config["architectures"] = serde_json::json!(["GPT2LMHeadModel"]);
-        config["dtype"] =
-            if self.parameters.kind() == Kind::BFloat16 { "bfloat16" } else { "float32" }.into();
-        let text = serde_json::to_vec_pretty(&config).map_err(Error::json(folder.join("config.json")))?;
-        let tensors: Vec<(String, Tensor)> = self
-            .parameters
-            .specs()
-            .iter()
-            .zip(self.parameters.leaves())
-            .map(|(spec, leaf)| (spec.name.clone(), leaf.shallow_clone()))
-            .collect();
-        weights::write_tensors(&folder.join("model.safetensors"), &tensors, &[])?;
-        weights::write_atomically(&folder.join("config.json"), &text)
+        let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
+        config::save(folder, value, "gpt2", "GPT2LMHeadModel", &self.parameters)
     }
 }

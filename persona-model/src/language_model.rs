@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
+use crate::config::{self, OtherKeys};
 use crate::device::Precision;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gpt2::Gpt2;
+use crate::llama::Llama;
 use crate::parameters::Parameters;
+use crate::weights::LoadReport;
 
 /// A causal language model: hidden states first, the head only where somebody asks for it.
 pub trait CausalLm {
@@ -63,5 +67,70 @@ pub trait CausalLm {
     /// libtorch's, out of memory above all.
     fn cache(&self, rows: usize, tokens: usize) -> Result<KvCache> {
         KvCache::new(self.cache_shape(), rows, tokens, self.device())
+    }
+}
+
+/// Loads the causal language model of a folder in the Hugging Face layout, whichever it is: `model_type` in its
+/// `config.json` says so. Values are cast to `kind`; loading is strict.
+///
+/// # Errors
+/// [`Error::Config`](crate::Error::Config) for an architecture that this crate does not have, and those of
+/// [`load`](crate::load).
+pub fn load_causal_lm(folder: &Path, device: Device, kind: Kind) -> Result<(Box<dyn CausalLm>, LoadReport)> {
+    let keys: OtherKeys = config::read(folder)?;
+    match keys.get("model_type").and_then(|kind| kind.as_str()) {
+        Some("gpt2") => boxed(Gpt2::load(folder, device, kind)?),
+        Some("llama") => boxed(Llama::load(folder, device, kind)?),
+        other => {
+            let found = other.map_or_else(|| "is missing".to_owned(), |other| format!("is `{other}`"));
+            let reason = format!("{found}; the causal language models here are `gpt2` and `llama`");
+            Err(Error::Config { key: "model_type", reason })
+        }
+    }
+}
+
+fn boxed<M: CausalLm + 'static>((model, report): (M, LoadReport)) -> Result<(Box<dyn CausalLm>, LoadReport)> {
+    Ok((Box::new(model), report))
+}
+
+impl<M: CausalLm + ?Sized> CausalLm for Box<M> {
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    fn parameters(&self) -> &Parameters {
+        (**self).parameters()
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        (**self).parameters_mut()
+    }
+
+    fn cache_shape(&self) -> CacheShape {
+        (**self).cache_shape()
+    }
+
+    fn hidden(&self, batch: &Batch, cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+        (**self).hidden(batch, cache, train)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        (**self).logits(hidden)
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        (**self).save(folder)
+    }
+
+    fn precision(&self) -> Precision {
+        (**self).precision()
+    }
+
+    fn set_precision(&mut self, precision: Precision) {
+        (**self).set_precision(precision);
+    }
+
+    fn has_dropout(&self) -> bool {
+        (**self).has_dropout()
     }
 }

@@ -1,6 +1,6 @@
 //! Language models on LibTorch, made for dialogue with a persona.
 //!
-//! - [`Gpt2`] is a [`CausalLm`]: its forward gives hidden states, and the head is applied where somebody asks.
+//! - [`Gpt2`] and [`Llama`] are [`CausalLm`]s: a forward gives hidden states, and the head is applied where somebody asks.
 //! - A [`Batch`] is one line of tokens without padding, cut into rows that may share a prefix or continue a cache.
 //! - A [`TargetBatch`] scores targets after their prompts, token by token, in float32.
 //! - [`KvCache`] makes decoding incremental; [`device`] finds CUDA at run time, in the same binary.
@@ -23,20 +23,28 @@
 mod attention;
 mod batch;
 mod cache;
+mod config;
 mod device;
 mod error;
 mod gpt2;
 mod language_model;
+mod layers;
+mod llama;
 mod parameters;
+mod rope;
 mod score;
 mod weights;
 
 pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
 pub use cache::{CacheShape, KvCache};
+pub use config::OtherKeys;
 pub use device::{Precision, cuda_status, device};
 pub use error::{Error, Result};
-pub use gpt2::{Activation, Gpt2, Gpt2Config};
-pub use language_model::CausalLm;
+pub use gpt2::{Gpt2, Gpt2Config};
+pub use language_model::{CausalLm, load_causal_lm};
+pub use layers::Activation;
+pub use llama::{Llama, LlamaConfig};
 pub use parameters::{Init, ParameterSpec, Parameters};
+pub use rope::{RopeParameters, RopeType};
 pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};
 pub use weights::{LoadReport, TensorName, load, read_tensors, write_atomically, write_tensors};

@@ -80,6 +80,15 @@ impl Parameters {
         Ok(Self { flat, specs, offsets, leaves })
     }
 
+    /// Parameters of these shapes that hold zeros, to be loaded or copied into.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    pub fn zeros(mut specs: Vec<ParameterSpec>, device: Device, kind: Kind) -> Result<Self> {
+        specs.iter_mut().for_each(|spec| spec.init = Init::Zeros);
+        Self::new(specs, 0, device, kind)
+    }
+
     /// The number of parameters as people count them: elements, without the gaps.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -1,11 +1,11 @@
 //! Contracts 3 and 5: plain rows, shared prefixes and caches agree, and a row does not depend on its neighbours.
 
-use persona_model::{Batch, BatchBuilder, CausalLm, Gpt2, Precision, TargetBatch, TargetBatchBuilder};
+use persona_model::{Batch, BatchBuilder, CausalLm, Precision, TargetBatch, TargetBatchBuilder};
 use tch::{Device, Kind, Tensor};
 
-use crate::{difference, tiny};
+use crate::{difference, models, tiny};
 
-fn logits(model: &Gpt2, rows: &[&[u32]]) -> Vec<Tensor> {
+fn logits(model: &dyn CausalLm, rows: &[&[u32]]) -> Vec<Tensor> {
     let batch = Batch::rows_of(rows, model.limits(), Device::Cpu).unwrap();
     let logits = model.logits(&model.hidden(&batch, None, false).unwrap()).unwrap();
     let lens: Vec<i64> = rows.iter().map(|row| row.len() as i64).collect();
@@ -14,18 +14,22 @@ fn logits(model: &Gpt2, rows: &[&[u32]]) -> Vec<Tensor> {
 
 #[test]
 fn a_row_in_a_batch_equals_the_row_alone() {
-    let model = tiny();
     let rows: [&[u32]; 3] = [&[1, 2, 3, 4, 5, 6, 7], &[8], &[9, 10, 11]];
-    for (row, together) in rows.iter().zip(logits(&model, &rows)) {
-        assert!(difference(&logits(&model, &[row])[0], &together) < 1e-5);
+    for model in models() {
+        for (row, together) in rows.iter().zip(logits(&model, &rows)) {
+            assert!(difference(&logits(&model, &[row])[0], &together) < 1e-5);
+        }
     }
 }
 
 #[test]
 fn cached_and_chunked_equal_the_whole() {
-    let model = tiny();
+    models().iter().for_each(|model| cached_and_chunked(model));
+}
+
+fn cached_and_chunked(model: &dyn CausalLm) {
     let rows: [&[u32]; 3] = [&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[8, 4, 2], &[9, 10, 11, 3, 20]];
-    let whole = logits(&model, &rows);
+    let whole = logits(model, &rows);
     let mut cache = model.cache(3, 4).unwrap();
     // The first two tokens of every row, then one token of each row at a time, then what is left of the longest.
     for (at, row) in rows.iter().enumerate() {
@@ -70,7 +74,7 @@ fn cached_and_chunked_equal_the_whole() {
 
 /// Targets of two prompts, the first with two continuations and one of a single token.
 fn targets(shared: bool) -> TargetBatch {
-    let model = tiny();
+    let limits = tiny().limits();
     let mut builder = TargetBatchBuilder::default();
     let (first, second): (&[u32], &[u32]) = (&[1, 2, 3, 4], &[7, 8]);
     let replies: [&[u32]; 3] = [&[5, 6, 7], &[9], &[10, 2]];
@@ -82,15 +86,18 @@ fn targets(shared: bool) -> TargetBatch {
         }
     }
     builder.prompt(second, &[&[3, 3, 3]]);
-    builder.build(model.limits(), Device::Cpu).unwrap()
+    builder.build(limits, Device::Cpu).unwrap()
 }
 
 #[test]
 fn a_shared_prefix_agrees_with_plain_rows_in_scores_and_gradients() {
+    models().iter().for_each(|model| shared_prefix(model));
+}
+
+fn shared_prefix(model: &dyn CausalLm) {
     let gradients = |shared: bool| {
-        let model = tiny();
         model.parameters().set_trainable(true).unwrap();
-        let log_probs = targets(shared).log_probs(&model, true).unwrap();
+        let log_probs = targets(shared).log_probs(model, true).unwrap();
         let gradients =
             Tensor::run_backward(&[log_probs.sum(Kind::Float)], model.parameters().leaves(), false, false);
         (log_probs.detach(), gradients)

@@ -9,7 +9,7 @@ mod bad_input;
 mod batches;
 mod causal_lm;
 
-use persona_model::{Gpt2, Gpt2Config};
+use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};
 
 /// A tiny model whose logits differ from token to token.
@@ -27,6 +27,27 @@ fn tiny() -> Gpt2 {
         ..Gpt2Config::default()
     };
     Gpt2::new(config, 3, Device::Cpu, Kind::Float).unwrap()
+}
+
+/// The same with rotary positions and two queries for each key head.
+fn tiny_llama() -> Llama {
+    let config = LlamaConfig {
+        vocab_size: 40,
+        max_position_embeddings: 32,
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: Some(2),
+        initializer_range: 0.3,
+        ..LlamaConfig::default()
+    };
+    Llama::new(config, 3, Device::Cpu, Kind::Float).unwrap()
+}
+
+/// One of each architecture, for what holds of all of them.
+fn models() -> [Box<dyn CausalLm>; 2] {
+    [Box::new(tiny()), Box::new(tiny_llama())]
 }
 
 /// The largest difference of two tensors of one shape.

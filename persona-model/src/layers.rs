@@ -1,0 +1,136 @@
+//! Layers that several models are made of.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::parameters::Parameters;
+
+/// The non-linearity of an MLP, by transformers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// GELU in its tanh approximation, as GPT-2 was trained.
+    #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
+    GeluNew,
+    /// Exact GELU.
+    Gelu,
+    /// Rectifier.
+    Relu,
+    /// Swish.
+    #[serde(alias = "swish")]
+    Silu,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+impl Activation {
+    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::GeluNew => x.f_gelu("tanh")?,
+            Self::Gelu => x.f_gelu("none")?,
+            Self::Relu => x.f_relu()?,
+            Self::Silu => x.f_silu()?,
+            Self::Tanh => x.f_tanh()?,
+        })
+    }
+}
+
+/// The leaves of a model by name, while it is put together.
+pub(crate) struct Leaves<'p> {
+    parameters: &'p Parameters,
+    prefix: String,
+}
+
+impl<'p> Leaves<'p> {
+    pub(crate) fn new(parameters: &'p Parameters, prefix: &str) -> Self {
+        Self { parameters, prefix: prefix.to_owned() }
+    }
+
+    /// The leaves below a name.
+    pub(crate) fn below(&self, name: impl std::fmt::Display) -> Self {
+        Self { parameters: self.parameters, prefix: self.path(name) }
+    }
+
+    fn path(&self, name: impl std::fmt::Display) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<Tensor> {
+        let path = self.path(name);
+        let leaf = self.parameters.get(&path).map(Tensor::shallow_clone);
+        leaf.ok_or_else(|| Error::Batch(format!("no parameter {path}")))
+    }
+
+    fn optional(&self, name: &str) -> Option<Tensor> {
+        self.parameters.get(&self.path(name)).map(Tensor::shallow_clone)
+    }
+}
+
+/// Normalisation by mean and variance, in float32 whatever the weights are held in.
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(leaves: &Leaves<'_>, epsilon: f64) -> Result<Self> {
+        Ok(Self { weight: leaves.get("weight")?, bias: leaves.get("bias")?, epsilon })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.f_to_kind(Kind::Float)?, self.bias.f_to_kind(Kind::Float)?);
+        Ok(x.f_layer_norm(weight.size(), Some(&weight), Some(&bias), self.epsilon, true)?)
+    }
+}
+
+/// Normalisation by the root of the mean square, in float32 whatever the weights are held in.
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(leaves: &Leaves<'_>, epsilon: f64) -> Result<Self> {
+        Ok(Self { weight: leaves.get("weight")?, epsilon })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.weight.f_to_kind(Kind::Float)?;
+        Ok(x.f_rms_norm(weight.size(), Some(&weight), self.epsilon)?)
+    }
+}
+
+/// How a linear layer's weight lies in the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `[in, out]`: transformers' `Conv1D`, in GPT-2.
+    InOut,
+    /// `[out, in]`: `nn.Linear`.
+    OutIn,
+}
+
+/// A linear layer, with a bias where the checkpoint has one.
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    layout: Layout,
+}
+
+impl Linear {
+    pub(crate) fn new(leaves: &Leaves<'_>, layout: Layout) -> Result<Self> {
+        Ok(Self { weight: leaves.get("weight")?, bias: leaves.optional("bias"), layout })
+    }
+
+    /// `x [N, in]`, computed in `kind`; returns `[N, out]`.
+    pub(crate) fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let x = x.f_to_kind(kind)?;
+        let weight = self.weight.f_to_kind(kind)?;
+        let weight = if self.layout == Layout::InOut { weight } else { weight.f_tr()? };
+        Ok(match &self.bias {
+            Some(bias) => bias.f_to_kind(kind)?.f_addmm(&x, &weight)?,
+            None => x.f_mm(&weight)?,
+        })
+    }
+}

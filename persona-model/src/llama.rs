@@ -1,0 +1,396 @@
+//! Llama 2, 3, 3.1 and 3.2 (Touvron et al. 2023; Grattafiori et al. 2024).
+//!
+//! Follows transformers' `LlamaForCausalLM`: same configuration keys, tensor names and numbers.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::attention::{self, Settings};
+use crate::batch::{Batch, Limits};
+use crate::cache::{CacheShape, KvCache, LayerCache};
+use crate::config::{self, OtherKeys};
+use crate::device::Precision;
+use crate::error::{Error, Result};
+use crate::language_model::CausalLm;
+use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
+use crate::parameters::{Init, ParameterSpec, Parameters};
+use crate::rope::{Angles, Rope, RopeParameters};
+use crate::weights::{self, LoadReport, TensorName};
+
+/// `config.json` of a Llama, with Hugging Face's keys and defaults. Keys that are not known here are kept and written
+/// back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the keys are Hugging Face's
+pub struct LlamaConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// As many as heads where the key is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<usize>,
+    /// `hidden_size / num_attention_heads` where the key is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    pub hidden_act: Activation,
+    pub max_position_embeddings: usize,
+    pub initializer_range: f64,
+    pub rms_norm_eps: f64,
+    pub tie_word_embeddings: bool,
+    /// Where `rope_parameters` do not give it.
+    pub rope_theta: f64,
+    #[serde(alias = "rope_scaling", skip_serializing_if = "Option::is_none")]
+    pub rope_parameters: Option<RopeParameters>,
+    pub attention_bias: bool,
+    pub attention_dropout: f64,
+    pub mlp_bias: bool,
+    #[serde(flatten)]
+    pub other: OtherKeys,
+}
+
+impl Default for LlamaConfig {
+    /// Llama 2 with 7 billion parameters.
+    fn default() -> Self {
+        Self {
+            vocab_size: 32_000,
+            hidden_size: 4096,
+            intermediate_size: 11_008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            hidden_act: Activation::Silu,
+            max_position_embeddings: 2048,
+            initializer_range: 0.02,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+            rope_theta: 10_000.0,
+            rope_parameters: None,
+            attention_bias: false,
+            attention_dropout: 0.0,
+            mlp_bias: false,
+            other: OtherKeys::new(),
+        }
+    }
+}
+
+impl LlamaConfig {
+    /// Reads `config.json` of a folder, and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Json`], and [`Error::Config`] for another architecture or values out of range.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let config: Self = config::read(folder)?;
+        config::check_model_type(&config.other, &["llama"])?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks that the values make a model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key and what would be right.
+    pub fn validate(&self) -> Result<()> {
+        config::check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.key_value_heads()),
+            ("head_dim", self.head_dim.unwrap_or(1)),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ])?;
+        if self.head_dim.is_none() {
+            let hidden = ("hidden_size", self.hidden_size);
+            config::check_divides(hidden, ("num_attention_heads", self.num_attention_heads))?;
+        }
+        let heads = ("num_attention_heads", self.num_attention_heads);
+        config::check_divides(heads, ("num_key_value_heads", self.key_value_heads()))?;
+        if !self.head_size().is_multiple_of(2) {
+            let reason = format!("gives heads of {} features; rotary positions need pairs", self.head_size());
+            return Err(Error::Config { key: "head_dim", reason });
+        }
+        config::check_dropouts(&[("attention_dropout", self.attention_dropout)])?;
+        config::check_epsilon("rms_norm_eps", self.rms_norm_eps)?;
+        config::check_deviation("initializer_range", self.initializer_range)?;
+        self.rope().map(drop)
+    }
+
+    fn key_value_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_size(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    fn rope(&self) -> Result<Rope> {
+        Rope::new(self.head_size(), self.rope_theta, self.rope_parameters.as_ref())
+    }
+
+    /// Every parameter's name, shape and start, in storage order.
+    fn specs(&self) -> Vec<ParameterSpec> {
+        let (d, inner) = (self.hidden_size as i64, self.intermediate_size as i64);
+        let queries = (self.num_attention_heads * self.head_size()) as i64;
+        let keys = (self.key_value_heads() * self.head_size()) as i64;
+        let normal = Init::Normal(self.initializer_range);
+        let mut specs = Vec::new();
+        let mut add = |name: String, shape: &[i64], init| {
+            specs.push(ParameterSpec { name, shape: shape.to_vec(), init });
+        };
+        add("model.embed_tokens.weight".into(), &[self.vocab_size as i64, d], normal);
+        for layer in 0..self.num_hidden_layers {
+            let mut linear = |name: &str, out: i64, inputs: i64, bias: bool| {
+                add(format!("model.layers.{layer}.{name}.weight"), &[out, inputs], normal);
+                if bias {
+                    add(format!("model.layers.{layer}.{name}.bias"), &[out], Init::Zeros);
+                }
+            };
+            linear("self_attn.q_proj", queries, d, self.attention_bias);
+            linear("self_attn.k_proj", keys, d, self.attention_bias);
+            linear("self_attn.v_proj", keys, d, self.attention_bias);
+            linear("self_attn.o_proj", d, queries, self.attention_bias);
+            linear("mlp.gate_proj", inner, d, self.mlp_bias);
+            linear("mlp.up_proj", inner, d, self.mlp_bias);
+            linear("mlp.down_proj", d, inner, self.mlp_bias);
+            add(format!("model.layers.{layer}.input_layernorm.weight"), &[d], Init::Ones);
+            add(format!("model.layers.{layer}.post_attention_layernorm.weight"), &[d], Init::Ones);
+        }
+        add("model.norm.weight".into(), &[d], Init::Ones);
+        if !self.tie_word_embeddings {
+            add("lm_head.weight".into(), &[self.vocab_size as i64, d], normal);
+        }
+        specs
+    }
+
+    /// What a tensor of a checkpoint is to this model. Old checkpoints hold the rotary frequencies too.
+    fn tensor_name(&self, name: &str) -> TensorName {
+        let tied_head = name == "lm_head.weight" && self.tie_word_embeddings;
+        if tied_head || name.ends_with("rotary_emb.inv_freq") {
+            return TensorName::Ignored;
+        }
+        TensorName::Parameter(name.to_owned())
+    }
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    head_size: i64,
+    dropout: f64,
+}
+
+impl Attention {
+    fn forward(
+        &self,
+        x: &Tensor,
+        kind: Kind,
+        (angles, batch): (&Angles, &Batch),
+        cache: Option<&mut LayerCache>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let heads = |x: Tensor| x.f_view([x.size2()?.0, -1, self.head_size]);
+        let x = &x.f_to_kind(kind)?;
+        let queries = angles.rotate(&heads(self.q_proj.forward(x, kind)?)?)?;
+        let keys = angles.rotate(&heads(self.k_proj.forward(x, kind)?)?)?;
+        let values = heads(self.v_proj.forward(x, kind)?)?;
+        let settings = Settings {
+            scale: (self.head_size as f64).powf(-0.5),
+            dropout: if train { self.dropout } else { 0.0 },
+        };
+        self.o_proj.forward(&attention::attend(&queries, &keys, &values, batch, cache, settings)?, kind)
+    }
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let x = &x.f_to_kind(kind)?;
+        let gate = self.activation.apply(&self.gate_proj.forward(x, kind)?)?;
+        self.down_proj.forward(&gate.f_mul(&self.up_proj.forward(x, kind)?)?, kind)
+    }
+}
+
+struct Block {
+    input_layernorm: RmsNorm,
+    attention: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+/// A Llama language model.
+pub struct Llama {
+    config: LlamaConfig,
+    parameters: Parameters,
+    precision: Precision,
+    rope: Rope,
+    embeddings: Tensor,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    head: Tensor,
+}
+
+impl std::fmt::Debug for Llama {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Llama")
+            .field("config", &self.config)
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Llama {
+    /// A model with fresh weights drawn from `seed`, held in `kind` on a device.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and libtorch's, out of memory above all.
+    pub fn new(config: LlamaConfig, seed: u64, device: Device, kind: Kind) -> Result<Self> {
+        config.validate()?;
+        let parameters = Parameters::new(config.specs(), seed, device, kind)?;
+        Self::assemble(config, parameters)
+    }
+
+    /// Loads a folder in the Hugging Face layout: `config.json` and safetensors, single or sharded. Values are cast to
+    /// `kind`; loading is strict (see [`weights::load`]).
+    ///
+    /// # Errors
+    /// Those of [`LlamaConfig::from_folder`] and [`weights::load`].
+    pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
+        let config = LlamaConfig::from_folder(folder)?;
+        let mut parameters = Parameters::zeros(config.specs(), device, kind)?;
+        let report = weights::load(folder, &mut parameters, &|name| config.tensor_name(name))?;
+        Ok((Self::assemble(config, parameters)?, report))
+    }
+
+    fn assemble(config: LlamaConfig, parameters: Parameters) -> Result<Self> {
+        let root = Leaves::new(&parameters, "");
+        let leaves = root.below("model");
+        let block = |layer: usize| -> Result<Block> {
+            let block = leaves.below(format_args!("layers.{layer}"));
+            let linear = |name: &str| Linear::new(&block.below(name), Layout::OutIn);
+            let norm = |name: &str| RmsNorm::new(&block.below(name), config.rms_norm_eps);
+            Ok(Block {
+                input_layernorm: norm("input_layernorm")?,
+                attention: Attention {
+                    q_proj: linear("self_attn.q_proj")?,
+                    k_proj: linear("self_attn.k_proj")?,
+                    v_proj: linear("self_attn.v_proj")?,
+                    o_proj: linear("self_attn.o_proj")?,
+                    head_size: config.head_size() as i64,
+                    dropout: config.attention_dropout,
+                },
+                post_attention_layernorm: norm("post_attention_layernorm")?,
+                mlp: Mlp {
+                    gate_proj: linear("mlp.gate_proj")?,
+                    up_proj: linear("mlp.up_proj")?,
+                    down_proj: linear("mlp.down_proj")?,
+                    activation: config.hidden_act,
+                },
+            })
+        };
+        let blocks = (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?;
+        let norm = RmsNorm::new(&leaves.below("norm"), config.rms_norm_eps)?;
+        let embeddings = leaves.get("embed_tokens.weight")?;
+        let head =
+            if config.tie_word_embeddings { embeddings.shallow_clone() } else { root.get("lm_head.weight")? };
+        let rope = config.rope()?;
+        Ok(Self { precision: Precision::Fp32, rope, embeddings, blocks, norm, head, config, parameters })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Rounds the rotary frequencies to a kind. They are float32 here, as in a model that transformers has loaded; a
+    /// model that was cast there with `.to(torch.bfloat16)` has cast its frequencies too, and differs at far positions.
+    pub fn round_rope_frequencies(&mut self, kind: Kind) {
+        self.rope.kind = kind;
+    }
+
+    /// The kind of the products: weights that are held in bfloat16 are computed with in bfloat16.
+    fn compute_kind(&self) -> Kind {
+        if self.parameters.kind() == Kind::BFloat16 { Kind::BFloat16 } else { self.precision.kind() }
+    }
+}
+
+impl CausalLm for Llama {
+    fn limits(&self) -> Limits {
+        Limits { vocabulary: self.config.vocab_size, positions: self.config.max_position_embeddings }
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            layers: self.config.num_hidden_layers,
+            heads: self.config.key_value_heads() as i64,
+            head_size: self.config.head_size() as i64,
+            // What attention computes with.
+            kind: if self.device() == Device::Cpu { Kind::Float } else { self.compute_kind() },
+        }
+    }
+
+    fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+        if let Some(cache) = cache.as_deref_mut() {
+            cache.prepare(batch)?;
+        }
+        let kind = self.compute_kind();
+        let angles = self.rope.angles(&batch.positions)?;
+        let words = Tensor::f_embedding(&self.embeddings, &batch.ids, -1, false, false)?;
+        let mut x = words.f_to_kind(Kind::Float)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
+            let normed = block.input_layernorm.forward(&x)?;
+            x = x.f_add(&block.attention.forward(&normed, kind, (&angles, batch), cache, train)?)?;
+            x = x.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&x)?, kind)?)?;
+        }
+        if let Some(cache) = cache {
+            cache.advance(batch);
+        }
+        self.norm.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let kind = self.compute_kind();
+        let logits = hidden.f_to_kind(kind)?.f_mm(&self.head.f_to_kind(kind)?.f_tr()?)?;
+        Ok(logits.f_to_kind(Kind::Float)?)
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.config.attention_dropout > 0.0
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
+        config::save(folder, value, "llama", "LlamaForCausalLM", &self.parameters)
+    }
+}
