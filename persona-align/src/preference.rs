@@ -72,11 +72,16 @@ fn read_cache(path: &Path, fingerprint: &str, pairs: usize) -> Result<Vec<f32>> 
     Ok(Vec::<f32>::try_from(sums.f_view([-1])?)?)
 }
 
-/// A hash of the reference's weights and precision, and of the pairs' tokens.
+/// A hash of the reference's weights, active adapter and precision, and of the pairs' tokens.
 fn fingerprint(reference: &dyn CausalLm, pairs: &[EncodedPair]) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(format!("{:?}", reference.precision()));
-    for leaf in reference.parameters().leaves() {
+    let adapter = reference.adapters().active().map(|id| reference.adapters().get(id)).transpose()?;
+    if let Some(lora) = adapter {
+        hash.update(format!("{:?}", lora.config()));
+    }
+    let adapter = adapter.into_iter().flat_map(|lora| lora.parameters().leaves());
+    for leaf in reference.parameters().leaves().iter().chain(adapter) {
         let leaf = leaf.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
         let mut bytes = vec![0; leaf.numel() * 4];
         leaf.f_copy_data_u8(&mut bytes, leaf.numel())?;

@@ -7,6 +7,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::AdapterId;
 use crate::error::{Error, Result};
 
 /// What a row's tokens attend to besides the row's own tokens up to themselves.
@@ -45,9 +46,28 @@ pub struct Batch {
     /// For each row that continues another row: which of its past and own tokens each token sees, `[len, past + len]`.
     pub(crate) masks: Vec<Option<Tensor>>,
     longest: usize,
+    /// For each row the adapter that it is computed with.
+    adapters: Option<Vec<Option<AdapterId>>>,
 }
 
 impl Batch {
+    /// The same rows, each computed with the adapter of this list, `None` being the base alone. Without a list all rows
+    /// are computed with the model's active adapter.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the list has another length than there are rows.
+    pub fn with_adapters(mut self, adapters: Vec<Option<AdapterId>>) -> Result<Self> {
+        if adapters.len() != self.rows.len() {
+            return Err(Error::Batch(format!("{} adapters for {} rows", adapters.len(), self.rows.len())));
+        }
+        self.adapters = Some(adapters);
+        Ok(self)
+    }
+
+    pub(crate) fn adapters(&self) -> Option<&[Option<AdapterId>]> {
+        self.adapters.as_deref()
+    }
+
     /// Rows that stand alone.
     ///
     /// # Errors
@@ -174,7 +194,7 @@ impl BatchBuilder {
         }
         let ids = Tensor::f_from_slice(&self.ids)?.f_to_device(device)?;
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
-        Ok(Batch { ids, positions, rows: self.rows, masks, longest })
+        Ok(Batch { ids, positions, rows: self.rows, masks, longest, adapters: None })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::TchError;
 
+use crate::adapters::AdapterId;
 use crate::weights::LoadReport;
 
 /// The crate's result.
@@ -117,6 +118,10 @@ pub enum Error {
         /// `n_positions` of the model.
         positions: usize,
     },
+
+    /// An adapter was asked for that the model does not hold.
+    #[error("{0:?} is not held by this model; was it removed, or is it another model's?")]
+    Adapter(AdapterId),
 
     /// A batch cannot be built or used as asked.
     #[error("batch: {0}")]

@@ -3,11 +3,13 @@
 //! Follows transformers' `GPT2LMHeadModel`: same configuration keys, tensor names and numbers. Linear layers are
 //! `Conv1D`s there, with weights `[in, out]`.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::Adapters;
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
@@ -193,6 +195,7 @@ struct Block {
 pub struct Gpt2 {
     config: Gpt2Config,
     parameters: Parameters,
+    adapters: Adapters,
     precision: Precision,
     wte: Tensor,
     wpe: Tensor,
@@ -247,7 +250,8 @@ impl Gpt2 {
     }
 
     fn assemble(config: Gpt2Config, parameters: Parameters) -> Result<Self> {
-        let root = Leaves::new(&parameters, "");
+        let sites = RefCell::default();
+        let root = Leaves::new(&parameters, &sites);
         let leaves = root.below("transformer");
         let norm = |name: String| LayerNorm::new(&leaves.below(name), config.layer_norm_epsilon);
         let linear = |name: String| Linear::new(&leaves.below(name), Layout::InOut);
@@ -277,7 +281,8 @@ impl Gpt2 {
         let wte = leaves.get("wte.weight")?;
         let head = if config.tie_word_embeddings { wte.shallow_clone() } else { root.get("lm_head.weight")? };
         let (wpe, ln_f) = (leaves.get("wpe.weight")?, norm("ln_f".to_owned())?);
-        Ok(Self { precision: Precision::Fp32, wte, wpe, blocks, ln_f, head, config, parameters })
+        let adapters = Adapters::new(sites.into_inner());
+        Ok(Self { precision: Precision::Fp32, adapters, wte, wpe, blocks, ln_f, head, config, parameters })
     }
 
     /// The configuration.
@@ -305,6 +310,14 @@ impl CausalLm for Gpt2 {
         &mut self.parameters
     }
 
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
+    }
+
     fn cache_shape(&self) -> CacheShape {
         CacheShape {
             layers: self.config.n_layer,
@@ -320,6 +333,7 @@ impl CausalLm for Gpt2 {
             cache.prepare(batch)?;
         }
         let kind = self.compute_kind();
+        let plan = &self.adapters.plan(batch, train)?;
         let config = &self.config;
         let drop =
             |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
@@ -327,7 +341,7 @@ impl CausalLm for Gpt2 {
         let places = Tensor::f_embedding(&self.wpe, &batch.positions, -1, false, false)?;
         let mut x = drop(words.f_add(&places)?.f_to_kind(Kind::Float)?, config.embd_pdrop)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let qkv = block.attention.c_attn.forward(&block.ln_1.forward(&x)?, kind)?;
+            let qkv = block.attention.c_attn.forward(&block.ln_1.forward(&x)?, kind, plan)?;
             let qkv = qkv.f_view([qkv.size2()?.0, 3, block.attention.heads, -1])?.f_unbind(1)?;
             let settings = Settings {
                 scale: block.attention.scale,
@@ -338,10 +352,11 @@ impl CausalLm for Gpt2 {
                 return Err(Error::Batch("projection without three parts".into()));
             };
             let attended = attention::attend(q, k, v, batch, layer_cache, settings)?;
-            x = x.f_add(&drop(block.attention.c_proj.forward(&attended, kind)?, config.resid_pdrop)?)?;
-            let inner = block.mlp.c_fc.forward(&block.ln_2.forward(&x)?, kind)?;
+            x =
+                x.f_add(&drop(block.attention.c_proj.forward(&attended, kind, plan)?, config.resid_pdrop)?)?;
+            let inner = block.mlp.c_fc.forward(&block.ln_2.forward(&x)?, kind, plan)?;
             let inner = config.activation_function.apply(&inner)?;
-            x = x.f_add(&drop(block.mlp.c_proj.forward(&inner, kind)?, config.resid_pdrop)?)?;
+            x = x.f_add(&drop(block.mlp.c_proj.forward(&inner, kind, plan)?, config.resid_pdrop)?)?;
         }
         if let Some(cache) = cache {
             cache.advance(batch);
@@ -364,7 +379,9 @@ impl CausalLm for Gpt2 {
     }
 
     fn has_dropout(&self) -> bool {
-        self.config.resid_pdrop > 0.0 || self.config.embd_pdrop > 0.0 || self.config.attn_pdrop > 0.0
+        let config = &self.config;
+        let base = [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop];
+        self.adapters.has_dropout() || base.iter().any(|&share| share > 0.0)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::{self, AdapterId, Adapters};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
 use crate::config::{self, OtherKeys};
@@ -19,11 +20,50 @@ pub trait CausalLm {
     /// The vocabulary and the positions.
     fn limits(&self) -> Limits;
 
-    /// The parameters.
+    /// The base weights.
     fn parameters(&self) -> &Parameters;
 
-    /// The parameters, to write to.
+    /// The base weights, to write to.
     fn parameters_mut(&mut self) -> &mut Parameters;
+
+    /// The adapters that the model holds.
+    fn adapters(&self) -> &Adapters;
+
+    /// The adapters that the model holds, to add, choose and remove.
+    fn adapters_mut(&mut self) -> &mut Adapters;
+
+    /// What training changes: the adapter that [`Adapters::train`] has chosen, or the base weights.
+    fn trainable(&self) -> &Parameters {
+        self.adapters().trained().unwrap_or_else(|| self.parameters())
+    }
+
+    /// What training changes, to write to.
+    fn trainable_mut(&mut self) -> &mut Parameters {
+        if self.adapters().trained().is_none() {
+            return self.parameters_mut();
+        }
+        match self.adapters_mut().trained_mut() {
+            Some(parameters) => parameters,
+            None => unreachable!("an adapter is trained"),
+        }
+    }
+
+    /// Adds an adapter to the base weights for good: the model then computes without an adapter what it computed with
+    /// it, at the base's speed, and is saved so. In weights held in bfloat16 the sum is rounded.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`](crate::Error::Adapter) when it is not held; libtorch's.
+    fn merge(&mut self, id: AdapterId) -> Result<()> {
+        adapters::add_to_base(self.parameters(), self.adapters(), id, 1.0)
+    }
+
+    /// Takes a merged adapter out of the base weights again, but for rounding.
+    ///
+    /// # Errors
+    /// As [`merge`](Self::merge).
+    fn unmerge(&mut self, id: AdapterId) -> Result<()> {
+        adapters::add_to_base(self.parameters(), self.adapters(), id, -1.0)
+    }
 
     /// What a cache for this model looks like.
     fn cache_shape(&self) -> CacheShape;
@@ -104,6 +144,14 @@ impl<M: CausalLm + ?Sized> CausalLm for Box<M> {
 
     fn parameters_mut(&mut self) -> &mut Parameters {
         (**self).parameters_mut()
+    }
+
+    fn adapters(&self) -> &Adapters {
+        (**self).adapters()
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        (**self).adapters_mut()
     }
 
     fn cache_shape(&self) -> CacheShape {

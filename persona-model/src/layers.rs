@@ -1,8 +1,11 @@
 //! Layers that several models are made of.
 
+use std::cell::RefCell;
+
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::adapters::{Plan, Site};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 
@@ -36,20 +39,21 @@ impl Activation {
     }
 }
 
-/// The leaves of a model by name, while it is put together.
+/// The leaves of a model by name, while it is put together. Linear layers are noted as places for adapters.
 pub(crate) struct Leaves<'p> {
     parameters: &'p Parameters,
+    sites: &'p RefCell<Vec<Site>>,
     prefix: String,
 }
 
 impl<'p> Leaves<'p> {
-    pub(crate) fn new(parameters: &'p Parameters, prefix: &str) -> Self {
-        Self { parameters, prefix: prefix.to_owned() }
+    pub(crate) fn new(parameters: &'p Parameters, sites: &'p RefCell<Vec<Site>>) -> Self {
+        Self { parameters, sites, prefix: String::new() }
     }
 
     /// The leaves below a name.
     pub(crate) fn below(&self, name: impl std::fmt::Display) -> Self {
-        Self { parameters: self.parameters, prefix: self.path(name) }
+        Self { parameters: self.parameters, sites: self.sites, prefix: self.path(name) }
     }
 
     fn path(&self, name: impl std::fmt::Display) -> String {
@@ -111,26 +115,33 @@ pub(crate) enum Layout {
     OutIn,
 }
 
-/// A linear layer, with a bias where the checkpoint has one.
+/// A linear layer, with a bias where the checkpoint has one. Adapters add to it.
 pub(crate) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     layout: Layout,
+    site: usize,
 }
 
 impl Linear {
     pub(crate) fn new(leaves: &Leaves<'_>, layout: Layout) -> Result<Self> {
-        Ok(Self { weight: leaves.get("weight")?, bias: leaves.optional("bias"), layout })
+        let weight = leaves.get("weight")?;
+        let (rows, columns) = weight.size2()?;
+        let (inputs, outputs) = if layout == Layout::InOut { (rows, columns) } else { (columns, rows) };
+        let mut sites = leaves.sites.borrow_mut();
+        sites.push(Site { module: leaves.prefix.clone(), inputs, outputs, layout });
+        Ok(Self { weight, bias: leaves.optional("bias"), layout, site: sites.len() - 1 })
     }
 
     /// `x [N, in]`, computed in `kind`; returns `[N, out]`.
-    pub(crate) fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, kind: Kind, adapters: &Plan<'_>) -> Result<Tensor> {
         let x = x.f_to_kind(kind)?;
         let weight = self.weight.f_to_kind(kind)?;
         let weight = if self.layout == Layout::InOut { weight } else { weight.f_tr()? };
-        Ok(match &self.bias {
+        let output = match &self.bias {
             Some(bias) => bias.f_to_kind(kind)?.f_addmm(&x, &weight)?,
             None => x.f_mm(&weight)?,
-        })
+        };
+        adapters.add(self.site, &x, output)
     }
 }

@@ -20,6 +20,7 @@
 //! # Ok::<(), persona_model::Error>(())
 //! ```
 
+mod adapters;
 mod attention;
 mod batch;
 mod cache;
@@ -35,6 +36,7 @@ mod rope;
 mod score;
 mod weights;
 
+pub use adapters::{AdapterId, Adapters, Layers, Lora, LoraConfig, Targets};
 pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
 pub use cache::{CacheShape, KvCache};
 pub use config::OtherKeys;

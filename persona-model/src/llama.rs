@@ -2,11 +2,13 @@
 //!
 //! Follows transformers' `LlamaForCausalLM`: same configuration keys, tensor names and numbers.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::{Adapters, Plan};
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache, LayerCache};
@@ -191,21 +193,22 @@ impl Attention {
     fn forward(
         &self,
         x: &Tensor,
-        kind: Kind,
+        (kind, plan): (Kind, &Plan<'_>),
         (angles, batch): (&Angles, &Batch),
         cache: Option<&mut LayerCache>,
         train: bool,
     ) -> Result<Tensor> {
         let heads = |x: Tensor| x.f_view([x.size2()?.0, -1, self.head_size]);
         let x = &x.f_to_kind(kind)?;
-        let queries = angles.rotate(&heads(self.q_proj.forward(x, kind)?)?)?;
-        let keys = angles.rotate(&heads(self.k_proj.forward(x, kind)?)?)?;
-        let values = heads(self.v_proj.forward(x, kind)?)?;
+        let queries = angles.rotate(&heads(self.q_proj.forward(x, kind, plan)?)?)?;
+        let keys = angles.rotate(&heads(self.k_proj.forward(x, kind, plan)?)?)?;
+        let values = heads(self.v_proj.forward(x, kind, plan)?)?;
         let settings = Settings {
             scale: (self.head_size as f64).powf(-0.5),
             dropout: if train { self.dropout } else { 0.0 },
         };
-        self.o_proj.forward(&attention::attend(&queries, &keys, &values, batch, cache, settings)?, kind)
+        let attended = attention::attend(&queries, &keys, &values, batch, cache, settings)?;
+        self.o_proj.forward(&attended, kind, plan)
     }
 }
 
@@ -217,10 +220,10 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, kind: Kind, plan: &Plan<'_>) -> Result<Tensor> {
         let x = &x.f_to_kind(kind)?;
-        let gate = self.activation.apply(&self.gate_proj.forward(x, kind)?)?;
-        self.down_proj.forward(&gate.f_mul(&self.up_proj.forward(x, kind)?)?, kind)
+        let gate = self.activation.apply(&self.gate_proj.forward(x, kind, plan)?)?;
+        self.down_proj.forward(&gate.f_mul(&self.up_proj.forward(x, kind, plan)?)?, kind, plan)
     }
 }
 
@@ -235,6 +238,7 @@ struct Block {
 pub struct Llama {
     config: LlamaConfig,
     parameters: Parameters,
+    adapters: Adapters,
     precision: Precision,
     rope: Rope,
     embeddings: Tensor,
@@ -276,7 +280,8 @@ impl Llama {
     }
 
     fn assemble(config: LlamaConfig, parameters: Parameters) -> Result<Self> {
-        let root = Leaves::new(&parameters, "");
+        let sites = RefCell::default();
+        let root = Leaves::new(&parameters, &sites);
         let leaves = root.below("model");
         let block = |layer: usize| -> Result<Block> {
             let block = leaves.below(format_args!("layers.{layer}"));
@@ -307,7 +312,9 @@ impl Llama {
         let head =
             if config.tie_word_embeddings { embeddings.shallow_clone() } else { root.get("lm_head.weight")? };
         let rope = config.rope()?;
-        Ok(Self { precision: Precision::Fp32, rope, embeddings, blocks, norm, head, config, parameters })
+        let adapters = Adapters::new(sites.into_inner());
+        let precision = Precision::Fp32;
+        Ok(Self { precision, adapters, rope, embeddings, blocks, norm, head, config, parameters })
     }
 
     /// The configuration.
@@ -341,6 +348,14 @@ impl CausalLm for Llama {
         &mut self.parameters
     }
 
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
+    }
+
     fn cache_shape(&self) -> CacheShape {
         CacheShape {
             layers: self.config.num_hidden_layers,
@@ -356,14 +371,16 @@ impl CausalLm for Llama {
             cache.prepare(batch)?;
         }
         let kind = self.compute_kind();
+        let plan = &self.adapters.plan(batch, train)?;
         let angles = self.rope.angles(&batch.positions)?;
         let words = Tensor::f_embedding(&self.embeddings, &batch.ids, -1, false, false)?;
         let mut x = words.f_to_kind(Kind::Float)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
             let normed = block.input_layernorm.forward(&x)?;
-            x = x.f_add(&block.attention.forward(&normed, kind, (&angles, batch), cache, train)?)?;
-            x = x.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&x)?, kind)?)?;
+            x =
+                x.f_add(&block.attention.forward(&normed, (kind, plan), (&angles, batch), cache, train)?)?;
+            x = x.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&x)?, kind, plan)?)?;
         }
         if let Some(cache) = cache {
             cache.advance(batch);
@@ -386,7 +403,7 @@ impl CausalLm for Llama {
     }
 
     fn has_dropout(&self) -> bool {
-        self.config.attention_dropout > 0.0
+        self.config.attention_dropout > 0.0 || self.adapters.has_dropout()
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The parameters of a model: named views of one flat tensor.
 
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use tch::{Device, Kind, Tensor};
@@ -12,6 +12,8 @@ use crate::error::Result;
 pub enum Init {
     /// Normal with mean 0 and this standard deviation.
     Normal(f64),
+    /// Uniform between minus and plus this bound.
+    Uniform(f64),
     /// All zeros.
     Zeros,
     /// All ones.
@@ -68,9 +70,12 @@ impl Parameters {
             let mut leaf = flat.f_narrow(0, offset, elements)?.f_view(spec.shape.as_slice())?.f_detach()?;
             match spec.init {
                 Init::Normal(std) => {
-                    let draw = |_| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut rng);
-                    let drawn: Vec<f32> = (0..elements).map(draw).collect();
-                    leaf.f_copy_(&Tensor::f_from_slice(&drawn)?.f_view(spec.shape.as_slice())?)?;
+                    let normal = |_| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut rng);
+                    fill(&mut leaf, (0..elements).map(normal).collect())?;
+                }
+                Init::Uniform(bound) => {
+                    let uniform = |_| bound as f32 * (2.0 * rng.random::<f32>() - 1.0);
+                    fill(&mut leaf, (0..elements).map(uniform).collect())?;
                 }
                 Init::Ones => drop(leaf.f_fill_(1.0)?),
                 Init::Zeros => {}
@@ -160,6 +165,12 @@ impl Parameters {
         self.flat.f_copy_(&other.flat)?;
         Ok(())
     }
+}
+
+fn fill(leaf: &mut Tensor, values: Vec<f32>) -> Result<()> {
+    let shape = leaf.size();
+    leaf.f_copy_(&Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?)?;
+    Ok(())
 }
 
 #[cfg(test)]

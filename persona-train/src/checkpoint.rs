@@ -107,7 +107,7 @@ impl Checkpoints {
         let unfinished = self.folder.join(format!(".unfinished-{:08}", state.step));
         std::fs::create_dir_all(&unfinished).map_err(Error::io(&unfinished))?;
         let written = (|| {
-            write_weights(&unfinished.join(WEIGHTS), model.parameters())?;
+            write_weights(&unfinished.join(WEIGHTS), model.trainable())?;
             let (mean, square) = optimizer.moments();
             let moments = [
                 ("exp_avg".to_owned(), mean.shallow_clone()),
@@ -167,7 +167,7 @@ impl Checkpoints {
         model: &mut dyn CausalLm,
         optimizer: &mut AdamW,
     ) -> Result<()> {
-        read_weights(&folder.join(WEIGHTS), model.parameters_mut())?;
+        read_weights(&folder.join(WEIGHTS), model.trainable_mut())?;
         let path = folder.join(OPTIMIZER);
         let (moments, _) = read_tensors(&path)?;
         let (Some(mean), Some(square)) = (moments.get("exp_avg"), moments.get("exp_avg_sq")) else {

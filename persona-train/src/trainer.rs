@@ -120,7 +120,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             return Err(Error::Config { key: "early_stopping", reason });
         }
         self.objective.model_mut().set_precision(self.config.precision);
-        let mut optimizer = AdamW::new(self.config.optimizer, self.objective.model().parameters())?;
+        let mut optimizer = AdamW::new(self.config.optimizer, self.objective.model().trainable())?;
         let mut state = self.fresh_state(train, valid);
         let mut files = match &self.folder {
             Some(folder) => Some(RunFiles::open(folder)?),
@@ -139,9 +139,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 files.cut_log(0)?;
             }
         }
-        self.objective.model().parameters().set_trainable(true)?;
+        self.objective.model().trainable().set_trainable(true)?;
         let outcome = self.run(train, valid, &mut optimizer, &mut state, &mut files);
-        self.objective.model().parameters().set_trainable(false)?;
+        self.objective.model().trainable().set_trainable(false)?;
         outcome
     }
 
@@ -193,7 +193,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         if let (Some(best), Some(files)) = (&state.best, &files)
             && best.step != state.step
         {
-            checkpoint::read_weights(&files.best(), self.objective.model_mut().parameters_mut())?;
+            checkpoint::read_weights(&files.best(), self.objective.model_mut().trainable_mut())?;
         }
         if evaluation.is_empty() {
             // A run that had already ended when this call began: what it measured last is measured again.
@@ -221,7 +221,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             }
             loss += value;
             means.add(contribution.means);
-            let leaves = self.objective.model().parameters().leaves();
+            let leaves = self.objective.model().trainable().leaves();
             let parts = Tensor::f_run_backward(&[share], leaves, false, false)?;
             if gradients.is_empty() {
                 gradients = parts.into_iter().map(|part| part.defined().then_some(part)).collect();
@@ -243,7 +243,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         // The 1e-6 is torch's, in clip_grad_norm_.
         let scale = self.config.max_grad_norm.map_or(1.0, |limit| (limit / (grad_norm + 1e-6)).min(1.0));
         let learning_rate = self.config.rate_at(step);
-        optimizer.step(self.objective.model_mut().parameters_mut(), &gradients, scale, learning_rate)?;
+        optimizer.step(self.objective.model_mut().trainable_mut(), &gradients, scale, learning_rate)?;
         Ok(StepRecord {
             step,
             steps: self.config.steps,
@@ -303,7 +303,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         if improved {
             state.best = Some(Best { step: state.step, value, since: 0 });
             if let Some(files) = files {
-                checkpoint::write_weights(&files.best(), self.objective.model().parameters())?;
+                checkpoint::write_weights(&files.best(), self.objective.model().trainable())?;
             }
         } else if let Some(best) = &mut state.best {
             best.since += 1;

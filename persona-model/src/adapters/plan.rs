@@ -1,0 +1,190 @@
+//! Which adapter computes which tokens of a batch, and how.
+
+use tch::{Kind, Tensor};
+
+use super::lora::{Lora, LowRank};
+use super::{AdapterId, Adapters};
+use crate::batch::{Batch, Context};
+use crate::error::{Error, Result};
+
+/// Runs of tokens shorter than this are computed by one product over all adapters' matrices; the columns of the other
+/// adapters are masked out. Longer ones are computed apart.
+const SHORT: usize = 16;
+
+/// The adapters of one forward pass.
+pub(crate) enum Plan<'a> {
+    /// None: the base alone.
+    Base,
+    /// One for every token.
+    One { lora: &'a Lora, train: bool },
+    /// Runs of tokens, each with its own adapter or none.
+    Runs { runs: Vec<(i64, Option<&'a Lora>)>, train: bool },
+    /// One product for all.
+    Stacked(Stacked<'a>),
+}
+
+/// Several adapters with the mask that keeps every token to its own.
+pub(crate) struct Stacked<'a> {
+    adapters: &'a Adapters,
+    /// For each token the index among the stacked adapters, or -1: `[N, 1]`.
+    own: Tensor,
+}
+
+/// The matrices of several adapters, one below the other.
+#[derive(Debug)]
+pub(super) struct Stack {
+    ids: Vec<AdapterId>,
+    sites: Vec<Option<StackedSite>>,
+}
+
+#[derive(Debug)]
+struct StackedSite {
+    /// `[R, in]` for R ranks in all.
+    a: Tensor,
+    /// `[out, R]`.
+    b: Tensor,
+    /// The adapter of each rank, `[1, R]`.
+    owner: Tensor,
+    /// Its scale, `[1, R]`.
+    scale: Tensor,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(adapters: &'a Adapters, batch: &Batch, train: bool) -> Result<Self> {
+        let Some(chosen) = batch.adapters() else {
+            return Ok(match adapters.active {
+                Some(id) => Self::One { lora: adapters.get(id)?, train },
+                None => Self::Base,
+            });
+        };
+        for (row, &id) in batch.rows().iter().zip(chosen) {
+            if let Some(id) = id {
+                adapters.get(id)?;
+            }
+            if let Context::Row(of) = row.context
+                && chosen.get(of) != Some(&id)
+            {
+                let reason = format!("a row and row {of}, which it continues, have different adapters");
+                return Err(Error::Batch(reason));
+            }
+        }
+        let mut runs: Vec<(i64, Option<AdapterId>)> = Vec::new();
+        for (row, &id) in batch.rows().iter().zip(chosen) {
+            match runs.last_mut() {
+                Some((tokens, last)) if *last == id => *tokens += row.len as i64,
+                _ => runs.push((row.len as i64, id)),
+            }
+        }
+        if let [(_, id)] = runs[..] {
+            return Ok(match id {
+                Some(id) => Self::One { lora: adapters.get(id)?, train },
+                None => Self::Base,
+            });
+        }
+        if !train && batch.tokens() < SHORT * runs.len() {
+            return Ok(Self::Stacked(Stacked::new(adapters, &runs, batch)?));
+        }
+        let runs =
+            runs.into_iter().map(|(tokens, id)| Ok((tokens, id.map(|id| adapters.get(id)).transpose()?)));
+        Ok(Self::Runs { runs: runs.collect::<Result<_>>()?, train })
+    }
+
+    /// The output of a linear layer, `[N, out]`, with what the adapters add for its inputs `x`, `[N, in]`.
+    pub(crate) fn add(&self, site: usize, x: &Tensor, output: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Base => Ok(output),
+            Self::One { lora, train } => match lora.at(site) {
+                Some(low_rank) => low_rank.add(x, output, dropout(lora, *train)),
+                None => Ok(output),
+            },
+            Self::Runs { runs, train } => {
+                if runs.iter().all(|(_, lora)| lora.is_none_or(|lora| lora.at(site).is_none())) {
+                    return Ok(output);
+                }
+                let lens: Vec<i64> = runs.iter().map(|(tokens, _)| *tokens).collect();
+                let parts = x.f_split_with_sizes(lens.as_slice(), 0)?;
+                let outputs = output.f_split_with_sizes(lens.as_slice(), 0)?;
+                let mut sums = Vec::with_capacity(runs.len());
+                for (((_, lora), x), output) in runs.iter().zip(&parts).zip(outputs) {
+                    let low_rank = lora.and_then(|lora| Some((lora, lora.at(site)?)));
+                    sums.push(match low_rank {
+                        Some((lora, low_rank)) => low_rank.add(x, output, dropout(lora, *train))?,
+                        None => output,
+                    });
+                }
+                Ok(Tensor::f_cat(&sums, 0)?)
+            }
+            Self::Stacked(stacked) => stacked.add(site, x, output),
+        }
+    }
+}
+
+fn dropout(lora: &Lora, train: bool) -> f64 {
+    if train { lora.config().lora_dropout } else { 0.0 }
+}
+
+impl LowRank {
+    fn add(&self, x: &Tensor, output: Tensor, dropout: f64) -> Result<Tensor> {
+        let kind = x.kind();
+        let dropped = if dropout > 0.0 { x.f_dropout(dropout, true)? } else { x.shallow_clone() };
+        let low = dropped.f_mm(&self.a.f_to_kind(kind)?.f_tr()?)?.f_mul_scalar(self.scale)?;
+        Ok(output.f_addmm(&low, &self.b.f_to_kind(kind)?.f_tr()?)?)
+    }
+}
+
+impl<'a> Stacked<'a> {
+    fn new(adapters: &'a Adapters, runs: &[(i64, Option<AdapterId>)], batch: &Batch) -> Result<Self> {
+        let mut ids: Vec<AdapterId> = runs.iter().filter_map(|(_, id)| *id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let held = adapters.stack.borrow().as_ref().is_some_and(|stack| stack.ids == ids);
+        let place = |id: AdapterId| ids.iter().position(|held| *held == id).map_or(-1, |at| at as i64);
+        let own: Vec<i64> = runs
+            .iter()
+            .flat_map(|(tokens, id)| std::iter::repeat_n(id.map_or(-1, place), *tokens as usize))
+            .collect();
+        let own = Tensor::f_from_slice(&own)?.f_to_device(batch.device())?.f_unsqueeze(1)?;
+        if !held {
+            let stack = Stack::new(adapters, ids)?;
+            adapters.stack.replace(Some(stack));
+        }
+        Ok(Self { adapters, own })
+    }
+
+    fn add(&self, site: usize, x: &Tensor, output: Tensor) -> Result<Tensor> {
+        let stack = self.adapters.stack.borrow();
+        let Some(site) = stack.as_ref().and_then(|stack| stack.sites.get(site)?.as_ref()) else {
+            return Ok(output);
+        };
+        let kind = x.kind();
+        let mask = self.own.f_eq_tensor(&site.owner)?.f_to_kind(kind)?.f_mul(&site.scale.f_to_kind(kind)?)?;
+        let low = x.f_mm(&site.a.f_to_kind(kind)?.f_tr()?)?.f_mul(&mask)?;
+        Ok(output.f_addmm(&low, &site.b.f_to_kind(kind)?.f_tr()?)?)
+    }
+}
+
+impl Stack {
+    fn new(adapters: &Adapters, ids: Vec<AdapterId>) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let loras: Vec<&Lora> = ids.iter().map(|&id| adapters.get(id)).collect::<Result<_>>()?;
+        let site = |site: usize| -> Result<Option<StackedSite>> {
+            let (mut a, mut b, mut owner, mut scale) = (vec![], vec![], vec![], vec![]);
+            for (at, lora) in loras.iter().enumerate() {
+                let Some(low_rank) = lora.at(site) else { continue };
+                let rank = low_rank.a.size2()?.0 as usize;
+                a.push(low_rank.a.shallow_clone());
+                b.push(low_rank.b.shallow_clone());
+                owner.extend(std::iter::repeat_n(at as i64, rank));
+                scale.extend(std::iter::repeat_n(low_rank.scale, rank));
+            }
+            let Some(first) = a.first() else { return Ok(None) };
+            let device = first.device();
+            let owner = Tensor::f_from_slice(&owner)?.f_to_device(device)?.f_unsqueeze(0)?;
+            let scale = Tensor::f_from_slice(&scale)?.f_to_kind(Kind::Float)?.f_to_device(device)?;
+            let scale = scale.f_unsqueeze(0)?;
+            Ok(Some(StackedSite { a: Tensor::f_cat(&a, 0)?, b: Tensor::f_cat(&b, 1)?, owner, scale }))
+        };
+        let sites = (0..adapters.sites().len()).map(site).collect::<Result<_>>()?;
+        Ok(Self { ids, sites })
+    }
+}

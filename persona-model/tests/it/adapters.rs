@@ -1,0 +1,180 @@
+//! Kind `lora`, and what holds of adapters: off, merged, mixed in a batch, trained, saved, refused.
+
+use persona_model::{
+    AdapterId, Batch, BatchBuilder, CausalLm, LoraConfig, TargetBatchBuilder, Targets, load_causal_lm,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::{difference, models, parity};
+
+fn logits(model: &dyn CausalLm, batch: &Batch) -> Tensor {
+    let _no_grad = tch::no_grad_guard();
+    model.logits(&model.hidden(batch, None, false).unwrap()).unwrap()
+}
+
+#[test]
+fn parity_lora() {
+    parity::for_each("lora", |case| {
+        let folder = |key: &str| case.folder.join(case.json[key].as_str().unwrap());
+        let (mut model, _) = load_causal_lm(&folder("model"), Device::Cpu, Kind::Float).unwrap();
+        let (id, report) = model.adapters_mut().load(&folder("adapter"), Device::Cpu).unwrap();
+        assert!(report.is_exact(), "{report}");
+        let rows = case.rows("input_ids", "attention_mask");
+        let views: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        let batch = Batch::rows_of(&views, model.limits(), Device::Cpu).unwrap();
+        let mask = case.tensor("attention_mask").to_kind(Kind::Bool).view(-1);
+        let off = |model: &dyn CausalLm, expected: &str| {
+            let expected = case.tensor(expected);
+            let expected = expected.view([-1, expected.size()[2]]).index(&[Some(mask.shallow_clone())]);
+            difference(&logits(model, &batch), &expected)
+        };
+        assert!(off(&model, "base_logits") < 1e-4, "off: {}", case.folder.display());
+        model.adapters_mut().activate(Some(id)).unwrap();
+        assert!(off(&model, "adapter_logits") < 1e-4, "unmerged: {}", case.folder.display());
+
+        // What is exported is imported again.
+        let copy = tempfile::tempdir().unwrap();
+        model.adapters().get(id).unwrap().save(copy.path()).unwrap();
+        let (again, _) = model.adapters_mut().load(copy.path(), Device::Cpu).unwrap();
+        model.adapters_mut().activate(Some(again)).unwrap();
+        assert!(off(&model, "adapter_logits") < 1e-4, "imported again: {}", case.folder.display());
+
+        model.adapters_mut().activate(None).unwrap();
+        model.merge(id).unwrap();
+        assert!(off(&model, "adapter_logits") < 1e-4, "merged: {}", case.folder.display());
+        model.unmerge(id).unwrap();
+        assert!(off(&model, "base_logits") < 1e-4, "unmerged again: {}", case.folder.display());
+        true
+    });
+}
+
+/// An adapter with random matrices.
+fn random(model: &mut dyn CausalLm, config: LoraConfig, seed: u64) -> AdapterId {
+    let adapters = model.adapters_mut();
+    let id = adapters.add(config, seed, Device::Cpu).unwrap();
+    let _no_grad = tch::no_grad_guard();
+    for (at, leaf) in adapters.get(id).unwrap().parameters().leaves().iter().enumerate() {
+        let values = Tensor::arange(leaf.numel() as i64, (Kind::Float, Device::Cpu));
+        let mut leaf = leaf.view(-1);
+        leaf.copy_(&((values + (at as f64 + seed as f64)).sin() * 0.2));
+    }
+    id
+}
+
+fn mixed(model: &mut dyn CausalLm) -> [AdapterId; 3] {
+    let all = LoraConfig { r: 3, lora_alpha: 5.0, ..LoraConfig::default() };
+    let part = Targets::Pattern(r".*\.(c_attn|q_proj|down_proj)".into());
+    let part = LoraConfig { r: 2, target_modules: part, use_rslora: true, ..LoraConfig::default() };
+    [random(model, all.clone(), 1), random(model, part, 2), random(model, all, 3)]
+}
+
+#[test]
+fn rows_of_one_batch_are_computed_with_their_own_adapters() {
+    for mut model in models() {
+        let ids = mixed(&mut model);
+        let own = [Some(ids[0]), None, Some(ids[1]), Some(ids[2]), Some(ids[0])];
+        // Short rows take one product for all adapters, long ones a product each.
+        for len in [2, 25] {
+            let rows: Vec<Vec<u32>> =
+                (0..5).map(|row| (0..len + row).map(|at| (7 * row + 3 * at) % 40).collect()).collect();
+            let views: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+            let batch = Batch::rows_of(&views, model.limits(), Device::Cpu).unwrap();
+            let together = logits(&model, &batch.with_adapters(own.to_vec()).unwrap());
+            let lens: Vec<i64> = rows.iter().map(|row| row.len() as i64).collect();
+            for ((row, own), together) in rows.iter().zip(own).zip(together.split_with_sizes(lens, 0)) {
+                model.adapters_mut().activate(own).unwrap();
+                let alone = Batch::rows_of(&[row], model.limits(), Device::Cpu).unwrap();
+                assert!(difference(&logits(&model, &alone), &together) < 1e-5, "{own:?}, {len} tokens");
+            }
+        }
+        // Decoding: a token a row on a cache that was filled under the same adapters.
+        let prompts: [&[u32]; 3] = [&[1, 2, 3], &[4, 5], &[6]];
+        let own = vec![Some(ids[2]), Some(ids[1]), None];
+        let mut cache = model.cache(3, 8).unwrap();
+        let step = |past: [usize; 3], tokens: [&[u32]; 3]| {
+            let mut builder = BatchBuilder::default();
+            for row in 0..3 {
+                builder.cached(row, past[row], tokens[row]);
+            }
+            builder.build(model.limits(), Device::Cpu).unwrap().with_adapters(own.clone()).unwrap()
+        };
+        let _no_grad = tch::no_grad_guard();
+        let _ = model.hidden(&step([0; 3], prompts), Some(&mut cache), false).unwrap();
+        let next = step([3, 2, 1], [&[9], &[8], &[7]]);
+        let cached = model.logits(&model.hidden(&next, Some(&mut cache), false).unwrap()).unwrap();
+        for (row, own) in own.iter().enumerate() {
+            model.adapters_mut().activate(*own).unwrap();
+            let whole = [prompts[row], &[9 - row as u32]].concat();
+            let whole = logits(&model, &Batch::rows_of(&[&whole], model.limits(), Device::Cpu).unwrap());
+            assert!(difference(&cached.get(row as i64), &whole.get(-1)) < 1e-5, "row {row}");
+        }
+    }
+}
+
+#[test]
+fn gradients_reach_the_adapter_and_leave_the_base_alone() {
+    for mut model in models() {
+        let id = model.adapters_mut().add(LoraConfig::default(), 5, Device::Cpu).unwrap();
+        let mut builder = TargetBatchBuilder::default();
+        builder.prompt(&[1, 2, 3], &[&[4, 5], &[6]]);
+        let batch = builder.build(model.limits(), Device::Cpu).unwrap();
+        let base = batch.log_probs(&model, false).unwrap();
+        model.adapters_mut().train(Some(id)).unwrap();
+        assert!(model.trainable().count() < model.parameters().count());
+        model.trainable().set_trainable(true).unwrap();
+        let log_probs = batch.log_probs(&model, true).unwrap();
+        assert_eq!(difference(&base, &log_probs.detach()), 0.0, "a fresh adapter changes nothing");
+        log_probs.sum(Kind::Float).backward();
+        // B starts at zero, so that A has no gradient yet and B has.
+        let of = |matrix: &str| {
+            let named = model.trainable().specs().iter().zip(model.trainable().leaves());
+            let norms = named.filter(|(spec, _)| spec.name.contains(matrix));
+            norms.map(|(_, leaf)| leaf.grad().norm().double_value(&[])).fold(0.0, f64::max)
+        };
+        assert!(of("lora_A") == 0.0 && of("lora_B") > 0.0);
+        assert!(model.parameters().leaves().iter().all(|leaf| !leaf.grad().defined()));
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_the_model_stays_usable() {
+    let [mut gpt2, mut llama] = models();
+    let id = mixed(&mut llama)[0];
+    let folder = tempfile::tempdir().unwrap();
+    llama.adapters().get(id).unwrap().save(folder.path()).unwrap();
+    let held = gpt2.adapters().ids().count();
+    let refused = |model: &mut dyn CausalLm| {
+        model.adapters_mut().load(folder.path(), Device::Cpu).unwrap_err().to_string()
+    };
+    // Another base: the same targets are there under other names.
+    let message = refused(&mut gpt2);
+    assert!(message.contains("missing") && message.contains("unexpected"), "{message}");
+
+    let config = folder.path().join("adapter_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"all-linear\"", "[\"q_proj\"]")).unwrap();
+    assert!(refused(&mut llama).contains("unexpected"));
+    std::fs::write(&config, text.replace("\"all-linear\"", "[\"nothing\"]")).unwrap();
+    let message = refused(&mut llama);
+    assert!(message.contains("nothing") && message.contains("q_proj"), "{message}");
+    std::fs::write(&config, text.replace("\"r\": 3", "\"r\": 4")).unwrap();
+    assert!(refused(&mut llama).contains("of another shape"));
+    std::fs::write(&config, text.replace("\"use_rslora\"", "\"use_dora\": true, \"use_rslora\"")).unwrap();
+    assert!(refused(&mut llama).contains("use_dora"));
+    std::fs::write(&config, &text).unwrap();
+    let file = folder.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 8]).unwrap();
+    assert!(refused(&mut llama).contains("adapter_model.safetensors"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(refused(&mut llama).contains("adapter_model.safetensors"));
+    assert_eq!((gpt2.adapters().ids().count(), llama.adapters().ids().count()), (held, 3));
+
+    let batch = || Batch::rows_of(&[&[1, 2], &[3]], llama.limits(), Device::Cpu).unwrap();
+    assert!(batch().with_adapters(vec![None]).unwrap_err().to_string().contains("1 adapters for 2 rows"));
+    let batch = batch().with_adapters(vec![Some(id), None]).unwrap();
+    assert_eq!(logits(&llama, &batch).size(), [3, 40]);
+    llama.adapters_mut().remove(id).unwrap();
+    assert!(llama.hidden(&batch, None, false).unwrap_err().to_string().contains("not held"));
+    assert!(llama.adapters_mut().activate(Some(id)).is_err());
+}
