@@ -11,7 +11,7 @@ use persona_data::{
     SpecialTokens, Task, TextTokenizer,
 };
 use persona_infer::Strategy;
-use persona_model::{CausalLm, Gpt2, Gpt2Config};
+use persona_model::{CausalLm, Gpt2, Gpt2Config, Model};
 use persona_train::{End, NextToken, Objective, TrainConfig, Trainer};
 use tch::{Device, Kind};
 

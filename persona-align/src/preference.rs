@@ -158,12 +158,13 @@ impl<M: CausalLm> Preference<M> {
 
 impl<M: CausalLm> Objective for Preference<M> {
     type Item = ReferencedPair;
+    type Model = M;
 
-    fn model(&self) -> &dyn CausalLm {
+    fn model(&self) -> &M {
         &self.policy
     }
 
-    fn model_mut(&mut self) -> &mut dyn CausalLm {
+    fn model_mut(&mut self) -> &mut M {
         &mut self.policy
     }
 

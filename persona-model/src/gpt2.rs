@@ -18,6 +18,7 @@ use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
+use crate::model::Model;
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::weights::{self, LoadReport, TensorName};
 
@@ -297,11 +298,7 @@ impl Gpt2 {
     }
 }
 
-impl CausalLm for Gpt2 {
-    fn limits(&self) -> Limits {
-        Limits { vocabulary: self.config.vocab_size, positions: self.config.n_positions }
-    }
-
+impl Model for Gpt2 {
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -316,6 +313,31 @@ impl CausalLm for Gpt2 {
 
     fn adapters_mut(&mut self) -> &mut Adapters {
         &mut self.adapters
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    fn has_dropout(&self) -> bool {
+        let config = &self.config;
+        let base = [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop];
+        self.adapters.has_dropout() || base.iter().any(|&share| share > 0.0)
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
+        config::save(folder, value, "gpt2", "GPT2LMHeadModel", &self.parameters)
+    }
+}
+
+impl CausalLm for Gpt2 {
+    fn limits(&self) -> Limits {
+        Limits { vocabulary: self.config.vocab_size, positions: self.config.n_positions }
     }
 
     fn cache_shape(&self) -> CacheShape {
@@ -368,24 +390,5 @@ impl CausalLm for Gpt2 {
         let kind = self.compute_kind();
         let logits = hidden.f_to_kind(kind)?.f_matmul(&self.head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
-    }
-
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
-    }
-
-    fn has_dropout(&self) -> bool {
-        let config = &self.config;
-        let base = [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop];
-        self.adapters.has_dropout() || base.iter().any(|&share| share > 0.0)
-    }
-
-    fn save(&self, folder: &Path) -> Result<()> {
-        let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
-        config::save(folder, value, "gpt2", "GPT2LMHeadModel", &self.parameters)
     }
 }

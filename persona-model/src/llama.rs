@@ -17,6 +17,7 @@ use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
+use crate::model::Model;
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::rope::{Angles, Rope, RopeParameters};
 use crate::weights::{self, LoadReport, TensorName};
@@ -335,11 +336,7 @@ impl Llama {
     }
 }
 
-impl CausalLm for Llama {
-    fn limits(&self) -> Limits {
-        Limits { vocabulary: self.config.vocab_size, positions: self.config.max_position_embeddings }
-    }
-
+impl Model for Llama {
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -354,6 +351,29 @@ impl CausalLm for Llama {
 
     fn adapters_mut(&mut self) -> &mut Adapters {
         &mut self.adapters
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.config.attention_dropout > 0.0 || self.adapters.has_dropout()
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
+        config::save(folder, value, "llama", "LlamaForCausalLM", &self.parameters)
+    }
+}
+
+impl CausalLm for Llama {
+    fn limits(&self) -> Limits {
+        Limits { vocabulary: self.config.vocab_size, positions: self.config.max_position_embeddings }
     }
 
     fn cache_shape(&self) -> CacheShape {
@@ -392,22 +412,5 @@ impl CausalLm for Llama {
         let kind = self.compute_kind();
         let logits = hidden.f_to_kind(kind)?.f_mm(&self.head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
-    }
-
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
-    }
-
-    fn has_dropout(&self) -> bool {
-        self.config.attention_dropout > 0.0 || self.adapters.has_dropout()
-    }
-
-    fn save(&self, folder: &Path) -> Result<()> {
-        let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
-        config::save(folder, value, "llama", "LlamaForCausalLM", &self.parameters)
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use persona_model::{CausalLm, Parameters, read_tensors, write_tensors};
+use persona_model::{Model, Parameters, read_tensors, write_tensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::Tensor;
@@ -99,7 +99,7 @@ impl Checkpoints {
     pub(crate) fn save(
         &self,
         mut state: State,
-        model: &dyn CausalLm,
+        model: &(impl Model + ?Sized),
         optimizer: &AdamW,
         keep: usize,
     ) -> Result<()> {
@@ -164,7 +164,7 @@ impl Checkpoints {
     pub(crate) fn restore(
         folder: &Path,
         step: u64,
-        model: &mut dyn CausalLm,
+        model: &mut (impl Model + ?Sized),
         optimizer: &mut AdamW,
     ) -> Result<()> {
         read_weights(&folder.join(WEIGHTS), model.trainable_mut())?;

@@ -48,12 +48,13 @@ impl<M: CausalLm> NextToken<M> {
 
 impl<M: CausalLm> Objective for NextToken<M> {
     type Item = EncodedExample;
+    type Model = M;
 
-    fn model(&self) -> &dyn CausalLm {
+    fn model(&self) -> &M {
         &self.model
     }
 
-    fn model_mut(&mut self) -> &mut dyn CausalLm {
+    fn model_mut(&mut self) -> &mut M {
         &mut self.model
     }
 

@@ -1,6 +1,6 @@
 //! What the loop asks of a task: numerators, counts, and what to log.
 
-use persona_model::CausalLm;
+use persona_model::Model;
 use tch::Tensor;
 
 use crate::error::Result;
@@ -13,11 +13,14 @@ pub trait Objective {
     /// One example.
     type Item;
 
+    /// The kind of model that learns.
+    type Model: Model + ?Sized;
+
     /// The model that learns.
-    fn model(&self) -> &dyn CausalLm;
+    fn model(&self) -> &Self::Model;
 
     /// The model that learns, to write to.
-    fn model_mut(&mut self) -> &mut dyn CausalLm;
+    fn model_mut(&mut self) -> &mut Self::Model;
 
     /// A name of the objective and everything about it that changes the numbers, for comparing runs.
     fn describe(&self) -> String;
@@ -93,12 +96,12 @@ impl Means {
 }
 
 /// Something that is measured on the model every so often, such as a score of generated replies.
-pub trait Evaluator {
+pub trait Evaluator<M: ?Sized> {
     /// Measures, and names what it measured.
     ///
     /// # Errors
     /// The evaluator's own, through [`Error::objective`](crate::Error::objective).
-    fn evaluate(&mut self, model: &dyn CausalLm, step: u64) -> Result<Vec<(String, f64)>>;
+    fn evaluate(&mut self, model: &M, step: u64) -> Result<Vec<(String, f64)>>;
 }
 
 /// Who watches a run: a progress bar, a curve.

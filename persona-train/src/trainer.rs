@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use persona_model::Model;
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 
@@ -50,7 +51,7 @@ pub struct Trainer<'a, O: Objective> {
     config: TrainConfig,
     folder: Option<PathBuf>,
     observer: Option<&'a mut dyn Observer>,
-    evaluators: Vec<&'a mut dyn Evaluator>,
+    evaluators: Vec<&'a mut dyn Evaluator<O::Model>>,
     interrupt: Option<Arc<AtomicBool>>,
 }
 
@@ -89,7 +90,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
 
     /// Adds a measurement at every evaluation; early stopping can watch what it names.
     #[must_use]
-    pub fn evaluated_by(mut self, evaluator: &'a mut dyn Evaluator) -> Self {
+    pub fn evaluated_by(mut self, evaluator: &'a mut dyn Evaluator<O::Model>) -> Self {
         self.evaluators.push(evaluator);
         self
     }

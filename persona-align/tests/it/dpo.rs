@@ -2,7 +2,7 @@
 
 use persona_align::{PairLogProbs, PreferenceLoss, ReferencedPair, TokenLogProbs, reference_log_probs};
 use persona_data::EncodedPair;
-use persona_model::{Batch, CausalLm, load_causal_lm};
+use persona_model::{Batch, CausalLm, Model, load_causal_lm};
 use persona_train::{Objective, gradient_norm};
 use tch::{Device, Kind, Tensor};
 

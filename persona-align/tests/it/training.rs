@@ -2,7 +2,7 @@
 
 use persona_align::{Error, PreferenceLoss, ReferencedPair, reference_log_probs};
 use persona_data::EncodedPair;
-use persona_model::{CausalLm, Gpt2, Gpt2Config};
+use persona_model::{Gpt2, Gpt2Config, Model};
 use persona_train::{TrainConfig, Trainer, evaluate};
 use tch::{Device, Kind};
 

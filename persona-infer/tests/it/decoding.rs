@@ -1,7 +1,7 @@
 //! Greedy ids of transformers; batch and alone agree; bad prompts are named.
 
 use persona_infer::{DecodeConfig, Decoder};
-use persona_model::{CausalLm, Gpt2, Gpt2Config, load_causal_lm};
+use persona_model::{Gpt2, Gpt2Config, Model, load_causal_lm};
 use tch::{Device, Kind};
 
 use crate::parity;

@@ -5,7 +5,7 @@ use persona_data::{
     Task, Utterance, train_byte_level_bpe,
 };
 use persona_infer::{DecodeConfig, Error, SelectThenGenerate, Strategy, TextGenerator, score_targets};
-use persona_model::{CausalLm, Gpt2, Gpt2Config, TargetBatchBuilder};
+use persona_model::{CausalLm, Gpt2, Gpt2Config, Model, TargetBatchBuilder};
 use tch::{Device, Kind, Tensor};
 
 fn example(question: &str, response: &str, relevant: &[usize]) -> Example {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use persona_model::{BatchBuilder, CausalLm, Error, Gpt2, TargetBatchBuilder};
+use persona_model::{BatchBuilder, CausalLm, Error, Gpt2, Model, TargetBatchBuilder};
 use tch::{Device, Kind, Tensor};
 
 use crate::tiny;

@@ -1,6 +1,6 @@
 //! Contracts 3 and 5: plain rows, shared prefixes and caches agree, and a row does not depend on its neighbours.
 
-use persona_model::{Batch, BatchBuilder, CausalLm, Precision, TargetBatch, TargetBatchBuilder};
+use persona_model::{Batch, BatchBuilder, CausalLm, Model, Precision, TargetBatch, TargetBatchBuilder};
 use tch::{Device, Kind, Tensor};
 
 use crate::{difference, models, tiny};

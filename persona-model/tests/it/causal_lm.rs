@@ -1,6 +1,6 @@
 //! Kind `causal_lm`: logits, sequence log-probabilities and mean NLL of transformers.
 
-use persona_model::{Batch, CausalLm, Gpt2, Llama, TargetBatchBuilder, load_causal_lm};
+use persona_model::{Batch, CausalLm, Gpt2, Llama, Model, TargetBatchBuilder, load_causal_lm};
 use tch::{Device, Kind, Tensor};
 
 use crate::{difference, parity};

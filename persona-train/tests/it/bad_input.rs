@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use persona_data::EncodedExample;
-use persona_model::CausalLm;
+use persona_model::Model;
 use persona_train::{Error, NextToken, Objective, TrainConfig, Trainer};
 
 use crate::{config, examples, tiny, weights};

@@ -11,7 +11,7 @@ mod steps;
 mod training;
 
 use persona_data::{EncodedExample, Task};
-use persona_model::{CausalLm, Gpt2, Gpt2Config};
+use persona_model::{Gpt2, Gpt2Config, Model};
 use persona_train::TrainConfig;
 use tch::{Device, Kind};
 
@@ -56,6 +56,6 @@ fn config(steps: u64) -> TrainConfig {
     }
 }
 
-fn weights(model: &dyn CausalLm) -> Vec<f32> {
+fn weights(model: &dyn Model) -> Vec<f32> {
     Vec::<f32>::try_from(model.parameters().flat()).unwrap()
 }

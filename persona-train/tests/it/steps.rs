@@ -1,6 +1,7 @@
 //! Contract 4: a step does not depend on how it is cut into micro-batches. What is learned is learned.
 
 use persona_data::Task;
+use persona_model::{Gpt2, Model};
 use persona_train::{
     Better, EarlyStopping, End, Evaluator, NextToken, Objective, TrainConfig, Trainer, evaluate,
 };
@@ -56,12 +57,8 @@ fn the_loss_falls_and_tasks_are_told_apart() {
 /// Scores that rise twice and then no more.
 struct Scores(Vec<f64>);
 
-impl Evaluator for Scores {
-    fn evaluate(
-        &mut self,
-        _model: &dyn persona_model::CausalLm,
-        _step: u64,
-    ) -> persona_train::Result<Vec<(String, f64)>> {
+impl Evaluator<Gpt2> for Scores {
+    fn evaluate(&mut self, _model: &Gpt2, _step: u64) -> persona_train::Result<Vec<(String, f64)>> {
         Ok(vec![("score".to_owned(), self.0.remove(0))])
     }
 }

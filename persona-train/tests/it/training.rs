@@ -1,7 +1,7 @@
 //! Kind `training`: losses, gradient norms, learning rates and final weights of torch's AdamW.
 
 use persona_data::{EncodedExample, Task};
-use persona_model::{CausalLm, load_causal_lm};
+use persona_model::{Model, load_causal_lm};
 use persona_train::{AdamW, AdamWConfig, NextToken, Objective, TrainConfig, gradient_norm};
 use tch::{Device, Kind, Tensor};
 
