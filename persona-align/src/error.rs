@@ -57,6 +57,24 @@ pub enum Error {
         source: serde_json::Error,
     },
 
+    /// A file that holds no pair.
+    #[cfg(feature = "pairs")]
+    #[error("{path}: no pair in it; was building the pairs interrupted, or were all dropped?")]
+    NoPairs {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+
+    /// An example whose relevant descriptions nobody has named, so that the pair's prompt cannot be written.
+    #[cfg(feature = "pairs")]
+    #[error(
+        "example {id} is not labelled; label the dialogues first, an empty list meaning that no description applies"
+    )]
+    Unlabelled {
+        /// The example.
+        id: String,
+    },
+
     /// The generator of replies failed or gave another number of replies than it was asked for.
     #[cfg(feature = "pairs")]
     #[error("generating replies: {0}")]

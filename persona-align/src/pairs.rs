@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 
-use persona_data::{Example, Highlight, PromptSet, ReplyGenerator};
+use persona_data::{Example, Highlight, PromptSet, ReplyGenerator, Utterance};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -65,6 +65,9 @@ pub struct PairReport {
     pub rejected_words: f64,
     /// Distinct generated replies over all generated replies.
     pub distinct_rejected: f64,
+    /// Examples whose oldest turns were left out, of both prompts, so that they fit.
+    #[serde(default)]
+    pub cut: usize,
 }
 
 impl fmt::Display for PairReport {
@@ -72,7 +75,7 @@ impl fmt::Display for PairReport {
         write!(
             f,
             "{} pairs of {} examples; rejected: {} empty, {} identical to gold, {} over-similar; words: chosen {:.1}, \
-             rejected {:.1}; distinct rejected {:.0} %",
+             rejected {:.1}; distinct rejected {:.0} %; {} with turns left out",
             self.pairs,
             self.examples,
             self.empty,
@@ -80,30 +83,49 @@ impl fmt::Display for PairReport {
             self.similar,
             self.chosen_words,
             self.rejected_words,
-            100.0 * self.distinct_rejected
+            100.0 * self.distinct_rejected,
+            self.cut
         )
     }
 }
 
 /// Builds pairs as PAL does (Li et al. 2025): chosen is the gold reply; rejected is the model's own reply to the prompt
 /// without the persona; both continue the generation prompt, in which the relevant description is highlighted.
-#[derive(Debug)]
 pub struct PairBuilder<'a> {
     prompts: &'a PromptSet,
     options: PairOptions,
+    fit: Option<&'a Fit>,
+}
+
+/// How many of an example's oldest turns have to go, so that its prompts and replies fit the model.
+type Fit = dyn Fn(&Example) -> persona_data::Result<usize>;
+
+impl fmt::Debug for PairBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PairBuilder").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl<'a> PairBuilder<'a> {
     /// Rejected replies come from the history-only prompt.
     #[must_use]
     pub fn history_only(prompts: &'a PromptSet, options: PairOptions) -> Self {
-        Self { prompts, options }
+        Self { prompts, options, fit: None }
+    }
+
+    /// Leaves out as many of an example's oldest turns as `fit` says, of both prompts alike. `ExampleEncoder::prompt`
+    /// counts them. Without this a history longer than the model is an error of the generator.
+    #[must_use]
+    pub fn fitted_by(mut self, fit: &'a Fit) -> Self {
+        self.fit = Some(fit);
+        self
     }
 
     /// The pairs of these examples, in order.
     ///
     /// # Errors
-    /// [`Error::Option`] for a similarity outside 0 to 1; [`Error::Generator`]; the prompts' errors.
+    /// [`Error::Option`] for a similarity outside 0 to 1; [`Error::Unlabelled`] for an example whose relevant
+    /// descriptions nobody has named; [`Error::Generator`]; the prompts' errors.
     pub fn build<G: ReplyGenerator>(
         &self,
         examples: &[Example],
@@ -113,22 +135,38 @@ impl<'a> PairBuilder<'a> {
             let value = self.options.similarity;
             return Err(Error::Option { name: "similarity", value, range: "it lies in 0 to 1" });
         }
-        let prompts = examples
+        if let Some(example) = examples.iter().find(|example| example.relevant.is_none()) {
+            return Err(Error::Unlabelled { id: example.id.clone() });
+        }
+        let histories = examples
             .iter()
-            .map(|example| self.prompts.history_only(&example.history))
+            .map(|example| {
+                let cut = self.fit.map_or(Ok(0), |fit| fit(example))?;
+                Ok(example.history.get(cut..).unwrap_or_default())
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let prompts = histories
+            .iter()
+            .map(|history| self.prompts.history_only(history))
             .collect::<persona_data::Result<Vec<_>>>()?;
         let replies = generator.replies(&prompts).map_err(|error| Error::Generator(Box::new(error)))?;
         if replies.len() != prompts.len() {
             let text = format!("{} replies to {} prompts", replies.len(), prompts.len());
             return Err(Error::Generator(text.into()));
         }
-        self.assemble(examples, &replies)
+        self.assemble(examples, &histories, &replies)
     }
 
-    fn assemble(&self, examples: &[Example], replies: &[String]) -> Result<(Vec<Pair>, PairReport)> {
+    fn assemble(
+        &self,
+        examples: &[Example],
+        histories: &[&[Utterance]],
+        replies: &[String],
+    ) -> Result<(Vec<Pair>, PairReport)> {
         let mut pairs = Vec::with_capacity(examples.len());
         let mut report = PairReport { examples: examples.len(), ..PairReport::default() };
-        for (example, reply) in examples.iter().zip(replies) {
+        for ((example, history), reply) in examples.iter().zip(histories).zip(replies) {
+            report.cut += usize::from(history.len() < example.history.len());
             let reply = reply.trim();
             let (gold_words, reply_words) = (words(&example.response), words(reply));
             report.chosen_words += gold_words.len() as f64;
@@ -149,7 +187,7 @@ impl<'a> PairBuilder<'a> {
                 let highlight = example.selected().map_or(Highlight::None, Highlight::Description);
                 pairs.push(Pair {
                     id: example.id.clone(),
-                    prompt: self.prompts.generation(&example.persona, &example.history, highlight)?,
+                    prompt: self.prompts.generation(&example.persona, history, highlight)?,
                     chosen: self.prompts.response_target(&example.response),
                     rejected: self.prompts.response_target(reply),
                 });
@@ -218,21 +256,28 @@ pub fn write_pairs(path: &Path, pairs: &[Pair]) -> Result<()> {
 /// Reads pairs from JSONL; other keys than the four are left aside, as TRL does.
 ///
 /// # Errors
-/// [`Error::Io`], and [`Error::Line`] with the line.
+/// [`Error::Io`]; [`Error::Line`] with the line that is no pair, or no UTF-8, or has an empty prompt or chosen reply;
+/// [`Error::NoPairs`] for a file without any.
 pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
-    let failed = |source| Error::Io { path: path.to_path_buf(), source };
+    use serde::de::Error as _;
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
     let mut pairs = Vec::new();
-    for (at, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
-        let line = line.map_err(failed)?;
-        if line.trim().is_empty() {
+    for (at, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
             continue;
         }
-        let pair = serde_json::from_str(&line).map_err(|source| Error::Line {
-            path: path.to_path_buf(),
-            line: at + 1,
-            source,
-        })?;
-        pairs.push(pair);
+        let pair = serde_json::from_slice(line).and_then(|pair: Pair| {
+            for (name, text) in [("prompt", &pair.prompt), ("chosen", &pair.chosen)] {
+                if text.trim().is_empty() {
+                    return Err(serde_json::Error::custom(format_args!("`{name}` is empty")));
+                }
+            }
+            Ok(pair)
+        });
+        pairs.push(pair.map_err(|source| Error::Line { path: path.to_path_buf(), line: at + 1, source })?);
+    }
+    if pairs.is_empty() {
+        return Err(Error::NoPairs { path: path.to_path_buf() });
     }
     Ok(pairs)
 }
@@ -284,6 +329,45 @@ mod tests {
         let (pairs, report) =
             PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
         assert_eq!((pairs.len(), report.empty), (4, 1));
+    }
+
+    #[test]
+    fn long_histories_lose_the_same_turns_in_both_prompts() {
+        let mut examples = examples();
+        examples[1].history.push(Utterance { role: Role::Agent, text: "Let me think.".into() });
+        examples[1].history.push(Utterance { role: Role::Partner, text: "Well?".into() });
+        let prompts = PromptSet::english().unwrap();
+        let fit = |example: &Example| Ok(example.history.len().saturating_sub(2));
+        let builder = PairBuilder::history_only(&prompts, PairOptions::default()).fitted_by(&fit);
+        let (pairs, report) = builder.build(&examples, &mut Fixed(vec!["a b", "c d", "e f", "g h"])).unwrap();
+        assert_eq!((pairs.len(), report.cut), (4, 1));
+        assert!(!pairs[1].prompt.contains("Any pets?") && pairs[1].prompt.contains("Well?"));
+        assert!(pairs[0].prompt.contains("Any pets?"));
+    }
+
+    #[test]
+    fn unlabelled_examples_are_named() {
+        let mut examples = examples();
+        examples[2].relevant = None;
+        let prompts = PromptSet::english().unwrap();
+        let builder = PairBuilder::history_only(&prompts, PairOptions::default());
+        let error = builder.build(&examples, &mut Fixed(vec![""; 4])).unwrap_err();
+        assert!(matches!(&error, Error::Unlabelled { id } if id == "d#2"), "{error}");
+    }
+
+    #[test]
+    fn files_without_pairs_and_with_broken_lines_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.jsonl");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_pairs(&path).unwrap_err().to_string()
+        };
+        assert!(read(b"\n").contains("pairs.jsonl"));
+        let good = br#"{"prompt": "p", "chosen": "c", "rejected": ""}"#;
+        assert!(read(&[good, &b"\n{\"prompt\": \"\xff\"}"[..]].concat()).contains("pairs.jsonl:2"));
+        let empty = br#"{"prompt": " ", "chosen": "c", "rejected": "r"}"#;
+        assert!(read(&[&good[..], &b"\n\n"[..], &empty[..]].concat()).contains(":3: `prompt` is empty"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use persona_data::{EncodedExample, ExampleEncoder, ReplyGenerator};
 use persona_model::{CausalLm, TargetBatchBuilder};
 
 use crate::decoder::Decoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sampling::DecodeConfig;
 
 /// A model with its tokenizer and prompts: generates text.
@@ -26,10 +26,19 @@ impl<'a> TextGenerator<'a> {
     /// A generator whose replies end at the tokenizer's EOS.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for impossible settings; the tokenizer's error when it is not the model's.
+    /// [`Error::Config`] for impossible settings and an encoder whose texts may be longer than the model; the tokenizer's error when it is not the model's.
     pub fn new(model: &'a dyn CausalLm, encoder: &'a ExampleEncoder, config: DecodeConfig) -> Result<Self> {
         config.validate()?;
-        encoder.tokenizer().check_vocabulary(model.limits().vocabulary)?;
+        let limits = model.limits();
+        encoder.tokenizer().check_vocabulary(limits.vocabulary)?;
+        let length = encoder.options().max_length;
+        if length > limits.positions {
+            let reason = format!(
+                "is {length} in the encoder, the model has {} positions; long histories would not be cut to fit",
+                limits.positions
+            );
+            return Err(Error::Config { key: "max_length", reason });
+        }
         Ok(Self { model, encoder, config, progress: None })
     }
 

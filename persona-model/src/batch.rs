@@ -167,7 +167,7 @@ impl BatchBuilder {
             if row.len == 0 {
                 return Err(Error::Batch(format!("row {at} has no tokens")));
             }
-            let length = row.past + row.len;
+            let length = row.past.saturating_add(row.len);
             longest = longest.max(length);
             if length > limits.positions {
                 return Err(Error::TooLong { row: at, length, positions: limits.positions });

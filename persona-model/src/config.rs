@@ -42,6 +42,15 @@ pub(crate) fn check_sizes(sizes: &[(&'static str, usize)]) -> Result<()> {
     }
 }
 
+/// Layers are so few that a list of all parameters is small.
+pub(crate) fn check_layers(key: &'static str, layers: usize) -> Result<()> {
+    const MOST: usize = 1 << 12;
+    if (1..=MOST).contains(&layers) {
+        return Ok(());
+    }
+    Err(Error::Config { key, reason: format!("is {layers}; a model has 1 to {MOST} layers") })
+}
+
 /// Shares that are dropped in training.
 pub(crate) fn check_dropouts(dropouts: &[(&'static str, f64)]) -> Result<()> {
     match dropouts.iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
@@ -96,10 +105,13 @@ pub(crate) fn save(
         _ => "float32",
     };
     config["dtype"] = dtype.into();
+    if let Some(keys) = config.as_object_mut() {
+        // The older name of the same key.
+        keys.remove("torch_dtype");
+    }
     let path = folder.join("config.json");
     let text = serde_json::to_vec_pretty(&config).map_err(Error::json(&path))?;
     let leaves = parameters.specs().iter().zip(parameters.leaves());
     let tensors: Vec<_> = leaves.map(|(spec, leaf)| (spec.name.clone(), leaf.shallow_clone())).collect();
-    weights::write_tensors(&folder.join("model.safetensors"), &tensors, &[])?;
-    weights::write_atomically(&path, &text)
+    weights::write_with_config((&folder.join("model.safetensors"), &tensors), (&path, &text))
 }

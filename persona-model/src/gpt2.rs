@@ -98,10 +98,10 @@ impl Gpt2Config {
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
             ("n_embd", self.n_embd),
-            ("n_layer", self.n_layer),
             ("n_head", self.n_head),
             ("n_inner", self.n_inner.unwrap_or(1)),
         ])?;
+        config::check_layers("n_layer", self.n_layer)?;
         config::check_divides(("n_embd", self.n_embd), ("n_head", self.n_head))?;
         config::check_dropouts(&[
             ("resid_pdrop", self.resid_pdrop),
@@ -232,8 +232,8 @@ impl Gpt2 {
     /// Those of [`Gpt2Config::from_folder`] and [`weights::load`].
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
         let config = Gpt2Config::from_folder(folder)?;
-        let mut parameters = Parameters::zeros(config.specs(), device, kind)?;
-        let report = weights::load(folder, &mut parameters, &|name| config.tensor_name(name))?;
+        let name = |name: &str| config.tensor_name(name);
+        let (parameters, report) = weights::load_new(folder, config.specs(), device, kind, &name)?;
         Ok((Self::assemble(config, parameters)?, report))
     }
 

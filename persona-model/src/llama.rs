@@ -102,12 +102,12 @@ impl LlamaConfig {
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.key_value_heads()),
             ("head_dim", self.head_dim.unwrap_or(1)),
             ("max_position_embeddings", self.max_position_embeddings),
         ])?;
+        config::check_layers("num_hidden_layers", self.num_hidden_layers)?;
         if self.head_dim.is_none() {
             let hidden = ("hidden_size", self.hidden_size);
             config::check_divides(hidden, ("num_attention_heads", self.num_attention_heads))?;
@@ -275,8 +275,8 @@ impl Llama {
     /// Those of [`LlamaConfig::from_folder`] and [`weights::load`].
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
         let config = LlamaConfig::from_folder(folder)?;
-        let mut parameters = Parameters::zeros(config.specs(), device, kind)?;
-        let report = weights::load(folder, &mut parameters, &|name| config.tensor_name(name))?;
+        let name = |name: &str| config.tensor_name(name);
+        let (parameters, report) = weights::load_new(folder, config.specs(), device, kind, &name)?;
         Ok((Self::assemble(config, parameters)?, report))
     }
 

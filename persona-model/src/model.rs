@@ -39,6 +39,19 @@ pub trait Model {
         }
     }
 
+    /// A hash of everything that the model computes with: base weights, and the active adapter.
+    ///
+    /// # Errors
+    /// libtorch's.
+    fn fingerprint(&self) -> Result<String> {
+        let base = self.parameters().fingerprint()?;
+        let adapters = self.adapters();
+        let Some(id) = adapters.active() else { return Ok(base) };
+        let lora = adapters.get(id)?;
+        let config = serde_json::to_string(lora.config()).unwrap_or_default();
+        Ok(format!("{base} {} {config}", lora.parameters().fingerprint()?))
+    }
+
     /// Adds an adapter to the base weights for good: the model then computes without an adapter what it computed with
     /// it, at the base's speed, and is saved so. In weights held in bfloat16 the sum is rounded.
     ///

@@ -4,8 +4,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use tch::{Device, Kind, Tensor};
+use xxhash_rust::xxh3::Xxh3;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How a parameter starts when no weights are loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -139,6 +140,29 @@ impl Parameters {
         self.flat.kind()
     }
 
+    /// A hash of names, shapes, kind and values: equal for equal parameters, on whatever device.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn fingerprint(&self) -> Result<String> {
+        const PART: i64 = 1 << 24;
+        let _no_grad = tch::no_grad_guard();
+        let mut hash = Xxh3::new();
+        hash.update(format!("{:?}", self.kind()).as_bytes());
+        for spec in &self.specs {
+            hash.update(format!("{} {:?}\n", spec.name, spec.shape).as_bytes());
+        }
+        let (mut start, end) = (0, self.flat.numel() as i64);
+        while start < end {
+            let part = self.flat.f_narrow(0, start, PART.min(end - start))?.f_to_device(Device::Cpu)?;
+            let mut bytes = vec![0; part.numel() * part.kind().elt_size_in_bytes()];
+            part.f_copy_data_u8(&mut bytes, part.numel())?;
+            hash.update(&bytes);
+            start += PART;
+        }
+        Ok(format!("{:032x}", hash.digest128()))
+    }
+
     /// Switches gradients of all leaves on or off.
     ///
     /// # Errors
@@ -159,9 +183,17 @@ impl Parameters {
     /// Copies all values from parameters of the same specs, changing kind and device where they differ.
     ///
     /// # Errors
-    /// libtorch's when the layouts differ.
+    /// [`Error::Batch`] when names or shapes differ; libtorch's.
     pub fn copy_from(&mut self, other: &Self) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
+        let same = |(one, other): (&ParameterSpec, &ParameterSpec)| {
+            one.name == other.name && one.shape == other.shape
+        };
+        if self.specs.len() != other.specs.len() || !self.specs.iter().zip(&other.specs).all(same) {
+            return Err(Error::Batch(
+                "parameters of another model cannot be copied into this one".to_owned(),
+            ));
+        }
         self.flat.f_copy_(&other.flat)?;
         Ok(())
     }
@@ -193,6 +225,20 @@ mod tests {
         assert_eq!(parameters.get("a").unwrap().double_value(&[2, 4]), 2.0);
         assert!(parameters.get("b").unwrap().requires_grad());
         assert_eq!((parameters.count(), parameters.offsets()), (22, [0, 16].as_slice()));
+    }
+
+    #[test]
+    fn fingerprints_tell_values_names_and_kinds_apart() {
+        let make = |seed, kind| Parameters::new(specs(), seed, Device::Cpu, kind).unwrap();
+        let one = make(1, Kind::Float).fingerprint().unwrap();
+        assert_eq!(one, make(1, Kind::Float).fingerprint().unwrap());
+        assert_ne!(one, make(2, Kind::Float).fingerprint().unwrap());
+        assert_ne!(one, make(1, Kind::BFloat16).fingerprint().unwrap());
+        let mut renamed = specs();
+        renamed[0].name = "c".into();
+        let mut renamed = Parameters::new(renamed, 1, Device::Cpu, Kind::Float).unwrap();
+        assert_ne!(one, renamed.fingerprint().unwrap());
+        assert!(renamed.copy_from(&make(1, Kind::Float)).is_err());
     }
 
     #[test]

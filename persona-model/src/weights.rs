@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::parameters::Parameters;
+use crate::parameters::{ParameterSpec, Parameters};
 
 /// What a model makes of a tensor's name in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,68 +84,111 @@ pub fn load(
     parameters: &mut Parameters,
     name_of: &dyn Fn(&str) -> TensorName,
 ) -> Result<LoadReport> {
-    let files: Vec<MappedFile> =
-        weight_files(path)?.into_iter().map(MappedFile::open).collect::<Result<_>>()?;
-    let views: Vec<SafeTensors<'_>> = files.iter().map(MappedFile::tensors).collect::<Result<_>>()?;
+    let checkpoint = Checkpoint::open(path)?;
+    let (found, report) = checkpoint.compare(parameters.specs(), parameters.kind(), name_of)?;
+    checkpoint.copy(found, parameters)?;
+    Ok(report)
+}
 
-    let slots: HashMap<&str, usize> =
-        parameters.specs().iter().enumerate().map(|(at, spec)| (spec.name.as_str(), at)).collect();
-    let mut report = LoadReport::default();
-    let mut found: BTreeMap<usize, (usize, String)> = BTreeMap::new();
-    for (at, (file, tensors)) in files.iter().zip(&views).enumerate() {
-        for (name, view) in tensors.iter() {
-            let slot = match name_of(name) {
-                TensorName::Ignored => {
-                    report.ignored.push(name.to_owned());
+/// Makes parameters of these shapes and fills them as [`load`] does. Memory is asked for only once the files are known
+/// to hold these shapes, so that a configuration that lies about sizes costs nothing.
+pub(crate) fn load_new(
+    path: &Path,
+    specs: Vec<ParameterSpec>,
+    device: Device,
+    kind: Kind,
+    name_of: &dyn Fn(&str) -> TensorName,
+) -> Result<(Parameters, LoadReport)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (found, report) = checkpoint.compare(&specs, kind, name_of)?;
+    let mut parameters = Parameters::zeros(specs, device, kind)?;
+    checkpoint.copy(found, &mut parameters)?;
+    Ok((parameters, report))
+}
+
+/// The files of a checkpoint, mapped into memory.
+struct Checkpoint {
+    path: PathBuf,
+    files: Vec<MappedFile>,
+}
+
+/// By parameter: the file and the name of its tensor there.
+type Found = BTreeMap<usize, (usize, String)>;
+
+impl Checkpoint {
+    fn open(path: &Path) -> Result<Self> {
+        let files = weight_files(path)?.into_iter().map(MappedFile::open).collect::<Result<_>>()?;
+        Ok(Self { path: path.to_path_buf(), files })
+    }
+
+    /// Finds every parameter's tensor.
+    fn compare(
+        &self,
+        specs: &[ParameterSpec],
+        wanted: Kind,
+        name_of: &dyn Fn(&str) -> TensorName,
+    ) -> Result<(Found, LoadReport)> {
+        let slots: HashMap<&str, usize> =
+            specs.iter().enumerate().map(|(at, spec)| (spec.name.as_str(), at)).collect();
+        let mut report = LoadReport::default();
+        let mut found = Found::new();
+        for (at, file) in self.files.iter().enumerate() {
+            for (name, view) in file.tensors()?.iter() {
+                let slot = match name_of(name) {
+                    TensorName::Ignored => {
+                        report.ignored.push(name.to_owned());
+                        continue;
+                    }
+                    TensorName::Parameter(parameter) => slots.get(parameter.as_str()).copied(),
+                };
+                let Some((slot, spec)) = slot.and_then(|slot| Some((slot, specs.get(slot)?))) else {
+                    report.unexpected.push(name.to_owned());
                     continue;
+                };
+                let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+                if shape != spec.shape {
+                    report.mismatched.push(format!("{name}: file {shape:?}, model {:?}", spec.shape));
                 }
-                TensorName::Parameter(parameter) => slots.get(parameter.as_str()).copied(),
-            };
-            let Some(slot) = slot else {
-                report.unexpected.push(name.to_owned());
-                continue;
-            };
-            let spec = &parameters.specs()[slot];
-            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-            if shape != spec.shape {
-                report.mismatched.push(format!("{name}: file {shape:?}, model {:?}", spec.shape));
-            }
-            match kind_of(view.dtype()) {
-                Some(kind) if kind != parameters.kind() => {
-                    report.cast.push(format!("{name}: {kind:?} to {:?}", parameters.kind()));
+                match kind_of(view.dtype()) {
+                    Some(kind) if kind != wanted => {
+                        report.cast.push(format!("{name}: {kind:?} to {wanted:?}"));
+                    }
+                    Some(_) => {}
+                    None => {
+                        report.mismatched.push(format!("{name}: kind {:?} holds no weights", view.dtype()))
+                    }
                 }
-                Some(_) => {}
-                None => report.mismatched.push(format!("{name}: kind {:?} holds no weights", view.dtype())),
-            }
-            if let Some((other, _)) = found.insert(slot, (at, name.to_owned())) {
-                let (first, second) = (files[other].path.display(), file.path.display());
-                return Err(Error::Shards {
-                    path: file.path.clone(),
-                    reason: format!("{name} is there twice, in {first} and in {second}"),
-                });
+                if let Some((other, _)) = found.insert(slot, (at, name.to_owned())) {
+                    let (first, second) = (self.files[other].path.display(), file.path.display());
+                    let reason = format!("{name} is there twice, in {first} and in {second}");
+                    return Err(Error::Shards { path: file.path.clone(), reason });
+                }
             }
         }
-    }
-    report.missing = (0..parameters.specs().len())
-        .filter(|slot| !found.contains_key(slot))
-        .map(|slot| parameters.specs()[slot].name.clone())
-        .collect();
-    for names in [&mut report.unexpected, &mut report.mismatched, &mut report.cast, &mut report.ignored] {
-        names.sort();
-    }
-    report.loaded = found.len();
-    if !report.is_exact() {
-        return Err(Error::Load { path: path.to_path_buf(), report: Box::new(report) });
+        let missing = specs.iter().enumerate().filter(|(slot, _)| !found.contains_key(slot));
+        report.missing = missing.map(|(_, spec)| spec.name.clone()).collect();
+        for names in [&mut report.unexpected, &mut report.mismatched, &mut report.cast, &mut report.ignored] {
+            names.sort();
+        }
+        report.loaded = found.len();
+        if !report.is_exact() {
+            return Err(Error::Load { path: self.path.clone(), report: Box::new(report) });
+        }
+        Ok((found, report))
     }
 
-    let _no_grad = tch::no_grad_guard();
-    for (slot, (file, name)) in found {
-        let failed = |source| Error::Safetensors { path: files[file].path.clone(), source };
-        let view = views[file].tensor(&name).map_err(failed)?;
-        let value = tensor_of(&view, &parameters.specs()[slot].shape)?;
-        parameters.leaves()[slot].shallow_clone().f_copy_(&value)?;
+    fn copy(&self, found: Found, parameters: &mut Parameters) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        let views: Vec<SafeTensors<'_>> =
+            self.files.iter().map(MappedFile::tensors).collect::<Result<_>>()?;
+        for (slot, (file, name)) in found {
+            let failed = |source| Error::Safetensors { path: self.files[file].path.clone(), source };
+            let view = views[file].tensor(&name).map_err(failed)?;
+            let value = tensor_of(&view, &parameters.specs()[slot].shape)?;
+            parameters.leaves()[slot].shallow_clone().f_copy_(&value)?;
+        }
+        Ok(())
     }
-    Ok(report)
 }
 
 /// Reads every tensor of one safetensors file, and its metadata.
@@ -175,15 +218,18 @@ pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, Tensor>, HashMap<St
 /// # Errors
 /// [`Error::Io`], disk full above all; what stood at `path` before is then untouched.
 pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, String)]) -> Result<()> {
+    Staged::write(path, &tensor_bytes(path, tensors, metadata)?)?.publish()
+}
+
+fn tensor_bytes(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, String)]) -> Result<Vec<u8>> {
     let views: Vec<(&str, HostTensor)> = tensors
         .iter()
         .map(|(name, tensor)| Ok((name.as_str(), HostTensor::new(tensor)?)))
         .collect::<Result<_>>()?;
     let mut header = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     header.extend(metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-    let bytes = safetensors::serialize(views, Some(header))
-        .map_err(|source| Error::Safetensors { path: path.to_path_buf(), source })?;
-    write_atomically(path, &bytes)
+    safetensors::serialize(views, Some(header))
+        .map_err(|source| Error::Safetensors { path: path.to_path_buf(), source })
 }
 
 /// Writes a file whole or not at all: a temporary file in the same folder, synced, then renamed.
@@ -191,18 +237,48 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&st
 /// # Errors
 /// [`Error::Io`]; what stood at `path` before is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
-    file.write_all(bytes).map_err(Error::io(path))?;
-    file.as_file().sync_all().map_err(Error::io(path))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(Error::io(path))?;
+    Staged::write(path, bytes)?.publish()
+}
+
+/// Writes weights and the configuration that belongs to them: both are on the disk before either takes its place, so
+/// that a full disk leaves neither beside the other's predecessor.
+pub(crate) fn write_with_config(
+    (weights, tensors): (&Path, &[(String, Tensor)]),
+    (config, text): (&Path, &[u8]),
+) -> Result<()> {
+    let weights = Staged::write(weights, &tensor_bytes(weights, tensors, &[])?)?;
+    let config = Staged::write(config, text)?;
+    weights.publish()?;
+    config.publish()
+}
+
+/// A file that is written and has not yet taken its place. Dropped, it is gone.
+struct Staged {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl Staged {
+    fn write(path: &Path, bytes: &[u8]) -> Result<Self> {
+        use std::io::Write;
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
+        file.write_all(bytes).map_err(Error::io(path))?;
+        file.as_file().sync_all().map_err(Error::io(path))?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::Permissions::from_mode(0o644);
+            file.as_file().set_permissions(mode).map_err(Error::io(path))?;
+        }
+        Ok(Self { path: path.to_path_buf(), file })
     }
-    file.persist(path).map_err(|error| Error::Io { path: path.to_path_buf(), source: error.error })?;
-    Ok(())
+
+    fn publish(self) -> Result<()> {
+        let Self { path, file } = self;
+        file.persist(&path).map_err(|error| Error::Io { path, source: error.error })?;
+        Ok(())
+    }
 }
 
 /// The safetensors files of a checkpoint.

@@ -80,6 +80,17 @@ impl AdamW {
         learning_rate: f64,
     ) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
+        if parameters.kind() != Kind::Float || parameters.flat().numel() != self.mean.numel() {
+            let reason = format!(
+                "the optimiser was made for {} float32 elements, these are {} of {:?}",
+                self.mean.numel(),
+                parameters.flat().numel(),
+                parameters.kind()
+            );
+            return Err(Error::Gradient { at: 0, reason });
+        }
+        // Everything is checked before anything changes.
+        let spans = spans(parameters, gradients, self.config.decay)?;
         self.steps += 1;
         let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let update = Update {
@@ -91,7 +102,6 @@ impl AdamW {
             root: (1.0 - self.config.beta2.powi(exponent)).sqrt() as f32,
             epsilon: self.config.epsilon as f32,
         };
-        let spans = spans(parameters, gradients, self.config.decay)?;
         if parameters.device() == Device::Cpu {
             update_on_cpu(update, parameters.flat_mut(), &mut self.mean, &mut self.square, &spans);
             return Ok(());
@@ -159,9 +169,18 @@ impl Update {
 
 /// The parameters that have gradients, each contiguous in float32.
 fn spans(parameters: &Parameters, gradients: &[Option<Tensor>], decay: Decay) -> Result<Vec<Span>> {
+    if gradients.len() != parameters.specs().len() {
+        let reason = format!("{} gradients for {} parameters", gradients.len(), parameters.specs().len());
+        return Err(Error::Gradient { at: 0, reason });
+    }
     let mut spans = Vec::with_capacity(gradients.len());
-    for (at, gradient) in gradients.iter().enumerate() {
-        let (Some(gradient), Some(spec)) = (gradient, parameters.specs().get(at)) else { continue };
+    for (at, (gradient, spec)) in gradients.iter().zip(parameters.specs()).enumerate() {
+        let Some(gradient) = gradient else { continue };
+        if gradient.size() != spec.shape || gradient.device() != parameters.device() {
+            let (found, wanted) = (gradient.size(), &spec.shape);
+            let reason = format!("{found:?} on {:?} for {} {wanted:?}", gradient.device(), spec.name);
+            return Err(Error::Gradient { at, reason });
+        }
         spans.push(Span {
             offset: parameters.offsets()[at] as usize,
             len: gradient.numel(),

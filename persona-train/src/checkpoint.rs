@@ -24,6 +24,12 @@ pub(crate) struct State {
     pub(crate) objective: String,
     /// SHA-256 of the training and validation examples.
     pub(crate) data: String,
+    /// Fingerprint of the model that the run began with.
+    pub(crate) start: String,
+    /// Fingerprint of the model at this step.
+    pub(crate) model: String,
+    /// What was measured last; JSON has no number for NaN and infinity.
+    pub(crate) evaluation: Vec<(String, Option<f64>)>,
     /// The best evaluation so far, and how many have passed since.
     pub(crate) best: Option<Best>,
     /// Bytes of the log when this was written: what a killed run logged afterwards is cut off.
@@ -58,7 +64,13 @@ impl Versions {
     }
 }
 
-pub(crate) const FORMAT: u32 = 1;
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "persona-train {} with {} threads", self.persona_train, self.threads)
+    }
+}
+
+pub(crate) const FORMAT: u32 = 2;
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
@@ -212,6 +224,11 @@ pub(crate) fn difference(held: &State, now: &State) -> Option<String> {
     }
     if held.data != now.data {
         differences.push("the examples are others (data, prompts or tokenizer)".to_owned());
+    }
+    // A run is continued from the model that it began with, or by whoever still holds the one that it had reached.
+    if now.start != held.start && now.start != held.model {
+        differences
+            .push("the model that the run began with is another (weights, seed or adapter)".to_owned());
     }
     (!differences.is_empty()).then(|| differences.join(", "))
 }

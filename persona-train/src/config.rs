@@ -180,7 +180,7 @@ impl TrainConfig {
             Schedule::Constant => self.learning_rate,
             Schedule::Linear => {
                 let left = self.steps.saturating_sub(done) as f64;
-                self.learning_rate * left / (self.steps - self.warmup_steps) as f64
+                self.learning_rate * left / self.steps.saturating_sub(self.warmup_steps).max(1) as f64
             }
         }
     }

@@ -45,6 +45,46 @@ pub enum Error {
         rows: String,
     },
 
+    /// What early stopping watches is not a number, or infinite.
+    #[error(
+        "step {step}: `{metric}`, which early stopping watches, is {value}; watch something that always has a value"
+    )]
+    Watched {
+        /// The optimiser step, from 1.
+        step: u64,
+        /// The name of what is watched.
+        metric: String,
+        /// Its value.
+        value: f64,
+    },
+
+    /// The objective refused some examples.
+    #[error("{place}, in rows {rows}: {error}")]
+    Rows {
+        /// `step N`, or `evaluation`.
+        place: String,
+        /// The ids of the examples that were computed together.
+        rows: String,
+        /// What is wrong with one of them.
+        error: Box<Error>,
+    },
+
+    /// Gradients that are not those of the parameters.
+    #[error("gradient {at}: {reason}")]
+    Gradient {
+        /// The parameter's place in storage order, from 0.
+        at: usize,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// Another process trains in this folder.
+    #[error("{path}: another process trains in this folder; wait for it, or train in another folder")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+
     /// A file of the run could not be read or written.
     #[error("{path}: {source}")]
     Io {

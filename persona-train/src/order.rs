@@ -33,7 +33,8 @@ impl Order {
     /// The examples of a step, counted from 1; longest first, so that memory peaks at once.
     pub fn batch(&mut self, step: u64) -> &[usize] {
         let per_epoch = self.steps_per_epoch().max(1);
-        let (epoch, at) = ((step - 1) / per_epoch, (step - 1) % per_epoch);
+        let done = step.saturating_sub(1);
+        let (epoch, at) = (done / per_epoch, done % per_epoch);
         if self.epoch.as_ref().is_none_or(|(held, _)| *held != epoch) {
             self.epoch = Some((epoch, self.batches(epoch)));
         }
@@ -44,7 +45,7 @@ impl Order {
         let mut rng = generator(self.seed, &[epoch]);
         let mut order: Vec<usize> = (0..self.lengths.len()).collect();
         order.shuffle(&mut rng);
-        for pool in order.chunks_mut(self.batch_size * POOL) {
+        for pool in order.chunks_mut(self.batch_size.saturating_mul(POOL)) {
             pool.sort_by_key(|&example| std::cmp::Reverse(self.lengths[example]));
         }
         let mut batches: Vec<Vec<usize>> = order.chunks(self.batch_size).map(<[usize]>::to_vec).collect();

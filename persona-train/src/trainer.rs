@@ -122,7 +122,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
         self.objective.model_mut().set_precision(self.config.precision);
         let mut optimizer = AdamW::new(self.config.optimizer, self.objective.model().trainable())?;
-        let mut state = self.fresh_state(train, valid);
+        let mut state = self.fresh_state(train, valid)?;
         let mut files = match &self.folder {
             Some(folder) => Some(RunFiles::open(folder)?),
             None => None,
@@ -134,10 +134,16 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 }
                 Checkpoints::restore(&folder, held.step, self.objective.model_mut(), &mut optimizer)?;
                 files.cut_log(held.log_bytes)?;
+                if held.versions != state.versions {
+                    let (held, now) = (&held.versions, &state.versions);
+                    self.note(&format!(
+                        "the checkpoint is of {held}, this is {now}: the run may end in other last digits"
+                    ));
+                }
                 state = State { files: Vec::new(), versions: Versions::current(), ..held };
                 self.note(&format!("continuing after step {} of {}", state.step, self.config.steps));
             } else {
-                files.cut_log(0)?;
+                files.begin_log()?;
             }
         }
         self.objective.model().trainable().set_trainable(true)?;
@@ -156,7 +162,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
     ) -> Result<Outcome> {
         let lengths = train.iter().map(|item| self.objective.tokens(item)).collect();
         let mut order = Order::new(lengths, self.config.batch_size, self.config.seed);
-        let mut evaluation = Vec::new();
+        let held = state.evaluation.iter();
+        let mut evaluation: Vec<_> =
+            held.map(|(name, value)| (name.clone(), value.unwrap_or(f64::NAN))).collect();
         let mut saved = state.step;
         while state.step < self.config.steps && !state.stopped {
             if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
@@ -181,10 +189,17 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let last = step == self.config.steps;
             if last || due(step, self.config.eval_every) {
                 evaluation = self.evaluate(valid, step)?;
+                let finite = |value: f64| value.is_finite().then_some(value);
+                state.evaluation =
+                    evaluation.iter().map(|(name, value)| (name.clone(), finite(*value))).collect();
                 if let Some(files) = files {
                     files.log_evaluation(step, &evaluation)?;
                 }
-                self.watch(&evaluation, state, files)?;
+                if let Err(error) = self.watch(&evaluation, state, files) {
+                    // The steps are not lost with the measurement.
+                    self.save(files, state, optimizer, &mut saved)?;
+                    return Err(error);
+                }
             }
             if last || state.stopped || due(step, self.config.checkpoint_every) {
                 self.save(files, state, optimizer, &mut saved)?;
@@ -195,10 +210,6 @@ impl<'a, O: Objective> Trainer<'a, O> {
             && best.step != state.step
         {
             checkpoint::read_weights(&files.best(), self.objective.model_mut().trainable_mut())?;
-        }
-        if evaluation.is_empty() {
-            // A run that had already ended when this call began: what it measured last is measured again.
-            evaluation = self.evaluate(valid, state.step)?;
         }
         Ok(Outcome { steps: state.step, end, best: state.best.clone(), evaluation })
     }
@@ -214,7 +225,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let mut means = Means::default();
         let mut loss = 0.0;
         for (micro, part) in items.chunks(self.config.micro_batch_size).enumerate() {
-            let contribution = self.seeded_evaluate(part, &[step, micro as u64])?;
+            let contribution = self.seeded_evaluate(part, &[step, micro as u64]);
+            let contribution = contribution
+                .map_err(|error| in_rows(&self.objective, &format!("step {step}"), part, error))?;
             let share = contribution.numerator.f_div_scalar(count)?;
             let value = share.f_double_value(&[])?;
             if !value.is_finite() {
@@ -297,6 +310,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let reason = format!("nothing measures `{}`; there is {}", stopping.metric, known.join(", "));
             return Err(Error::Config { key: "early_stopping", reason });
         };
+        if !value.is_finite() {
+            return Err(Error::Watched { step: state.step, metric: stopping.metric.clone(), value });
+        }
         let improved = state.best.as_ref().is_none_or(|best| match stopping.better {
             Better::Lower => value < best.value,
             Better::Higher => value > best.value,
@@ -325,6 +341,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             return Ok(());
         }
         state.log_bytes = files.log_bytes()?;
+        state.model = self.objective.model().fingerprint()?;
         files.checkpoints.save(
             state.clone(),
             self.objective.model(),
@@ -335,7 +352,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(())
     }
 
-    fn fresh_state(&self, train: &[O::Item], valid: &[O::Item]) -> State {
+    fn fresh_state(&self, train: &[O::Item], valid: &[O::Item]) -> Result<State> {
         let mut hash = Sha256::new();
         for part in [train, valid] {
             hash.update((part.len() as u64).to_le_bytes());
@@ -343,18 +360,22 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 self.objective.digest(item, &mut |bytes| hash.update(bytes));
             }
         }
-        State {
+        let start = self.objective.model().fingerprint()?;
+        Ok(State {
             format: FORMAT,
             step: 0,
             config: self.config.clone(),
             objective: self.objective.describe(),
             data: checkpoint::hex(&hash.finalize()),
+            model: start.clone(),
+            start,
+            evaluation: Vec::new(),
             best: None,
             log_bytes: 0,
             stopped: false,
             versions: Versions::current(),
             files: Vec::new(),
-        }
+        })
     }
 
     fn note(&mut self, text: &str) {
@@ -378,7 +399,8 @@ pub fn evaluate<O: Objective>(
     let mut means = Means::default();
     let mut sum = 0.0;
     for part in all.chunks(micro_batch_size.max(1)) {
-        let contribution = objective.evaluate(part, false)?;
+        let contribution = objective.evaluate(part, false);
+        let contribution = contribution.map_err(|error| in_rows(objective, "evaluation", part, error))?;
         let value = contribution.numerator.f_double_value(&[])?;
         if !value.is_finite() {
             let rows = part.iter().map(|item| objective.id(item)).collect::<Vec<_>>().join(", ");
@@ -392,6 +414,12 @@ pub fn evaluate<O: Objective>(
     Ok(values)
 }
 
+/// An error of the objective with the examples that it was computing.
+fn in_rows<O: Objective>(objective: &O, place: &str, items: &[&O::Item], error: Error) -> Error {
+    let rows = items.iter().map(|item| objective.id(item)).collect::<Vec<_>>().join(", ");
+    Error::Rows { place: place.to_owned(), rows, error: Box::new(error) }
+}
+
 fn due(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
@@ -402,19 +430,45 @@ struct RunFiles {
     folder: PathBuf,
     log: std::fs::File,
     checkpoints: Checkpoints,
+    /// Held for as long as the run goes on; the system lets go of it when the process ends.
+    _lock: std::fs::File,
 }
 
 impl RunFiles {
     fn open(folder: &Path) -> Result<Self> {
+        let lock_path = folder.join(".lock");
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let lock = std::fs::File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        match lock.try_lock() {
+            // A file system without locks is no reason not to train.
+            Ok(()) | Err(std::fs::TryLockError::Error(_)) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(Error::InUse { path: folder.to_path_buf() });
+            }
+        }
         let checkpoints = Checkpoints::open(folder.join("checkpoints"))?;
         let path = folder.join("log.jsonl");
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        Ok(Self { folder: folder.to_path_buf(), log, checkpoints })
+        Ok(Self { folder: folder.to_path_buf(), log, checkpoints, _lock: lock })
     }
 
     fn best(&self) -> PathBuf {
         self.folder.join("best.safetensors")
+    }
+
+    /// Empties the log of a run that was killed before its first checkpoint.
+    fn begin_log(&mut self) -> Result<()> {
+        let path = self.folder.join("log.jsonl");
+        let text = std::fs::read(&path).map_err(Error::io(&path))?;
+        let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let ours = serde_json::from_slice::<serde_json::Value>(first).is_ok_and(|line| line["step"].is_u64());
+        // A line that a kill left unfinished is ours too.
+        if !first.is_empty() && !ours && !first.starts_with(b"{\"") {
+            let reason = "is no log of a training; move it away, or train in another folder".to_owned();
+            return Err(Error::Checkpoint { path, reason });
+        }
+        self.cut_log(0)
     }
 
     /// Cuts off what a killed run logged after its last checkpoint.

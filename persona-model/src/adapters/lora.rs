@@ -114,8 +114,7 @@ impl Lora {
         let leaves = self.parameters.specs().iter().zip(self.parameters.leaves());
         let tensors: Vec<(String, Tensor)> =
             leaves.map(|(spec, leaf)| (format!("{PREFIX}{}", spec.name), leaf.shallow_clone())).collect();
-        weights::write_tensors(&folder.join("adapter_model.safetensors"), &tensors, &[])?;
-        weights::write_atomically(&path, &text)
+        weights::write_with_config((&folder.join("adapter_model.safetensors"), &tensors), (&path, &text))
     }
 
     /// The settings.

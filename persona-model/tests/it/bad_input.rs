@@ -62,6 +62,10 @@ fn a_config_that_contradicts_the_weights_lists_what_does_not_fit() {
     edit_config(folder.path(), "vocab_size", 41.into());
     let error = load_error(folder.path()).to_string();
     assert!(error.contains("wte.weight: file [40, 16], model [41, 16]"), "{error}");
+    // A claim of 200 GB costs none: shapes are compared before memory is asked for.
+    edit_config(folder.path(), "vocab_size", (1 << 24).into());
+    edit_config(folder.path(), "n_embd", 3072.into());
+    assert!(matches!(load_error(folder.path()), Error::Load { .. }));
 }
 
 #[test]

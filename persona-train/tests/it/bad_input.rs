@@ -3,8 +3,13 @@
 use std::path::Path;
 
 use persona_data::EncodedExample;
-use persona_model::Model;
-use persona_train::{Error, NextToken, Objective, TrainConfig, Trainer};
+use persona_model::{Gpt2, Model};
+use persona_train::{
+    AdamW, AdamWConfig, Better, EarlyStopping, Error, Evaluator, NextToken, Objective, Observer, StepRecord,
+    TrainConfig, Trainer,
+};
+
+use tch::{Device, Kind, Tensor};
 
 use crate::{config, examples, tiny, weights};
 
@@ -36,6 +41,11 @@ fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
     assert!(error.to_string().contains("`learning_rate` was 0.01 and is now 0.5"), "{error}");
     let error = fit(folder.path(), config(4), &examples(9)).unwrap_err();
     assert!(error.to_string().contains("examples are others"), "{error}");
+    let mut other = tiny(0.0);
+    let _ = other.parameters_mut().flat_mut().narrow(0, 0, 1).fill_(0.5);
+    let trainer = Trainer::new(NextToken::new(other), config(4)).unwrap();
+    let error = trainer.in_folder(folder.path()).fit(&examples(8), &[]).unwrap_err();
+    assert!(error.to_string().contains("began with is another"), "{error}");
     assert_eq!(before, all_files(folder.path()), "nothing was touched");
 }
 
@@ -99,4 +109,70 @@ fn nothing_to_train_on_and_unwritable_places() {
     );
     let error = fit(folder.path(), watched, &examples(4)).unwrap_err();
     assert!(error.to_string().contains("nothing measures `nothing`"), "{error}");
+}
+
+/// Holds a run's folder while another one wants it.
+struct Second<'a>(&'a Path, Option<String>);
+
+impl Observer for Second<'_> {
+    fn step(&mut self, _record: &StepRecord) {
+        self.1.get_or_insert_with(|| fit(self.0, config(4), &examples(8)).unwrap_err().to_string());
+    }
+}
+
+#[test]
+fn a_folder_in_use_and_a_log_of_somebody_elses_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut second = Second(folder.path(), None);
+    let trainer = Trainer::new(NextToken::new(tiny(0.0)), config(4)).unwrap();
+    trainer.in_folder(folder.path()).observed_by(&mut second).fit(&examples(8), &[]).unwrap();
+    assert!(second.1.unwrap().contains("another process"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log.jsonl");
+    std::fs::write(&log, "my own notes\n").unwrap();
+    let error = fit(folder.path(), config(4), &examples(8)).unwrap_err().to_string();
+    assert!(error.contains("log.jsonl"), "{error}");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "my own notes\n");
+}
+
+struct Score(f64);
+
+impl Evaluator<Gpt2> for Score {
+    fn evaluate(&mut self, _model: &Gpt2, _step: u64) -> persona_train::Result<Vec<(String, f64)>> {
+        Ok(vec![("score".to_owned(), self.0)])
+    }
+}
+
+#[test]
+fn a_watched_value_that_is_no_number_stops_and_the_steps_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let stopping = EarlyStopping { metric: "score".into(), better: Better::Higher, patience: 2 };
+    let config = TrainConfig { eval_every: 2, early_stopping: Some(stopping), ..config(4) };
+    let run = |value: f64, metric: &str| {
+        let mut config = config.clone();
+        config.early_stopping.as_mut().unwrap().metric = metric.to_owned();
+        let mut score = Score(value);
+        let trainer = Trainer::new(NextToken::new(tiny(0.0)), config).unwrap();
+        let fitted = trainer.in_folder(folder.path()).evaluated_by(&mut score).fit(&examples(8), &[]);
+        fitted.map(|outcome| outcome.steps).map_err(|error| error.to_string())
+    };
+    let error = run(f64::NAN, "score").unwrap_err();
+    assert!(error.contains("step 2") && error.contains("`score`"), "{error}");
+    assert!(folder.path().join("checkpoints/step-00000002/state.json").is_file());
+    assert_eq!(run(1.0, "score"), Ok(4));
+}
+
+#[test]
+fn gradients_that_are_not_the_parameters_are_refused() {
+    let mut model = tiny(0.0);
+    let mut optimizer = AdamW::new(AdamWConfig::default(), model.parameters()).unwrap();
+    let before = weights(&model);
+    let shapes: Vec<Vec<i64>> = model.parameters().specs().iter().map(|spec| spec.shape.clone()).collect();
+    let mut gradients: Vec<Option<Tensor>> = shapes.iter().map(|_| None).collect();
+    gradients[1] = Some(Tensor::ones([3, 1000], (Kind::Float, Device::Cpu)));
+    let error = optimizer.step(model.parameters_mut(), &gradients, 1.0, 0.1).unwrap_err();
+    assert!(matches!(error, Error::Gradient { at: 1, .. }), "{error}");
+    assert!(optimizer.step(model.parameters_mut(), &gradients[..2], 1.0, 0.1).is_err());
+    assert_eq!(before, weights(&model));
 }
