@@ -120,6 +120,43 @@ pub enum Error {
         /// Number of examples.
         len: usize,
     },
+    /// A statistic that has no value for its input, such as 0 / 0.
+    #[error("{statistic} has no value: {reason}")]
+    Undefined {
+        /// Name of the statistic.
+        statistic: &'static str,
+        /// Why it has none.
+        reason: &'static str,
+    },
+    /// Too few values for a statistic.
+    #[error("{statistic}: {given} {what}; it needs at least {needed}")]
+    TooFew {
+        /// Name of the statistic.
+        statistic: &'static str,
+        /// What there are too few of.
+        what: &'static str,
+        /// How many are needed.
+        needed: usize,
+        /// How many there are.
+        given: usize,
+    },
+    /// A number that has to be a probability and is none.
+    #[error("{name} is {value}; it has to lie between 0 and 1")]
+    NotAProbability {
+        /// What the number stands for.
+        name: &'static str,
+        /// The number.
+        value: f64,
+    },
+    /// An error in one trial of a resampling.
+    #[error("trial {trial} (counted from 0)")]
+    Trial {
+        /// Number of the trial.
+        trial: usize,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Error>,
+    },
     /// An error in one example of a corpus.
     #[error("example {index} (counted from 0)")]
     Example {

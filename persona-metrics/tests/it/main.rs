@@ -5,4 +5,5 @@
 
 mod fixtures;
 mod properties;
+mod properties_stats;
 mod real_data;
