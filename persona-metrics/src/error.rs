@@ -44,6 +44,14 @@ pub enum Error {
         /// How many references the example has.
         references: usize,
     },
+    /// A setting that the metric does not have, or that is out of its range.
+    #[error("{metric}: {problem}")]
+    InvalidSetting {
+        /// Name of the metric.
+        metric: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No text is long enough for a single n-gram, so that a ratio would divide by zero.
     #[error("{metric}-{order}: no text of the corpus has {order} tokens; the ratio has no value")]
     NoNgrams {

@@ -24,6 +24,7 @@
 //! |---|---|---|
 //! | [`Bleu`] | BLEU-1 to BLEU-4 | pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Rouge`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
+//! | [`Chrf`] | chrF, chrF++ | sacrebleu |
 //! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
 //! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
@@ -57,6 +58,7 @@
 //! that the package followed gives them. Two scores may be compared when their signatures are equal.
 
 mod bleu;
+mod chrf;
 mod consistency;
 mod copying;
 mod diversity;
@@ -73,6 +75,7 @@ mod table;
 mod tokens;
 
 pub use bleu::{Bleu, BleuCounts, CocoBleu};
+pub use chrf::{Chrf, ChrfCounts};
 pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement, PersonaJudge};
 pub use copying::CopyRate;
 pub use diversity::{Distinct, Entropy};
