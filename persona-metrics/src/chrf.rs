@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::mem;
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -152,9 +153,9 @@ impl Chrf {
         let hypothesis = self.prepare(hypothesis);
         let references: Vec<_> = references.iter().map(|text| self.prepare(text)).collect();
         let mut all = with_characters(|characters| {
-            characters.number(&mut |number| self.characters(&hypothesis).for_each(number), true);
+            characters.hypothesis(self.characters(&hypothesis));
             let one = |reference: &Cow<str>| {
-                characters.number(&mut |number| self.characters(reference).for_each(number), false);
+                characters.reference(self.characters(reference));
                 characters.counts(usize::from(self.char_order))
             };
             references.iter().map(one).collect::<Vec<_>>()
@@ -225,7 +226,10 @@ impl ChrfCounts {
     /// By order: n-grams of the hypotheses, of the references, of both.
     fn orders(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         let matched = self.reference.iter().zip(&self.matched);
-        self.hypothesis.iter().zip(matched).map(|(&hypothesis, (&reference, &matched))| (hypothesis, reference, matched))
+        self.hypothesis
+            .iter()
+            .zip(matched)
+            .map(|(&hypothesis, (&reference, &matched))| (hypothesis, reference, matched))
     }
 }
 
@@ -277,22 +281,31 @@ impl Characters {
         self.different = 0;
     }
 
-    /// Numbers the characters that `each` hands on: those of the hypothesis, or of a reference.
-    fn number(&mut self, each: &mut dyn FnMut(&mut dyn FnMut(char)), hypothesis: bool) {
-        let Self { ascii, others, different, .. } = self;
-        let numbers = if hypothesis { &mut self.hypothesis } else { &mut self.reference };
+    fn hypothesis(&mut self, characters: impl Iterator<Item = char>) {
+        let mut numbers = mem::take(&mut self.hypothesis);
+        self.number(characters, &mut numbers);
+        self.hypothesis = numbers;
+    }
+
+    fn reference(&mut self, characters: impl Iterator<Item = char>) {
+        let mut numbers = mem::take(&mut self.reference);
+        self.number(characters, &mut numbers);
+        self.reference = numbers;
+    }
+
+    fn number(&mut self, characters: impl Iterator<Item = char>, numbers: &mut Vec<u32>) {
         numbers.clear();
-        each(&mut |c| {
-            let number = match ascii.get_mut(c as usize) {
+        numbers.extend(characters.map(|c| {
+            let number = match self.ascii.get_mut(c as usize) {
                 Some(number) => number,
-                None => others.entry(c).or_insert(u32::MAX),
+                None => self.others.entry(c).or_insert(u32::MAX),
             };
             if *number == u32::MAX {
-                *number = *different;
-                *different += 1;
+                *number = self.different;
+                self.different += 1;
             }
-            numbers.push(*number);
-        });
+            *number
+        }));
     }
 
     fn counts(&self, orders: usize) -> ChrfCounts {
@@ -374,9 +387,10 @@ mod tests {
 
     #[test]
     fn one_punctuation_mark_is_split_off_a_word() {
-        assert_eq!(words("(hi) it's 'tis . ... é! !é"), [
-            "(hi", ")", "it's", "'", "tis", ".", "..", ".", "é", "!", "!", "é"
-        ]);
+        assert_eq!(
+            words("(hi) it's 'tis . ... é! !é"),
+            ["(hi", ")", "it's", "'", "tis", ".", "..", ".", "é", "!", "!", "é"]
+        );
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A pool without a text. An empty text is one.
+    #[error("{metric}: the pool holds no text; leave it out")]
+    EmptyPool {
+        /// Name of the metric.
+        metric: &'static str,
+    },
     /// No text is long enough for a single n-gram, so that a ratio would divide by zero.
     #[error("{metric}-{order}: no text of the corpus has {order} tokens; the ratio has no value")]
     NoNgrams {

@@ -78,7 +78,7 @@ pub use bleu::{Bleu, BleuCounts, CocoBleu};
 pub use chrf::{Chrf, ChrfCounts};
 pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement, PersonaJudge};
 pub use copying::CopyRate;
-pub use diversity::{Distinct, Entropy};
+pub use diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PoolSums, PooledDistinct};
 pub use error::{Error, Result};
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use perplexity::{Perplexity, PerplexityStats};

@@ -9,7 +9,7 @@ use crate::error::{Result, same_length};
 use crate::metric::Sums;
 
 /// N-grams are told apart by 128-bit hashes: of a billion different ones, two share a hash with a chance of about 1e-21.
-type Gram = (u64, u64);
+pub(crate) type Gram = (u64, u64);
 
 /// Parts of a table, by the first bits of the hash: threads count different parts, without a merge at the end.
 const PARTS: usize = 16;
@@ -135,8 +135,8 @@ impl NgramTable {
     }
 }
 
-/// The hashes of a text's n-grams, appended by order. `hashes` is room to work in.
-fn hash_text<T>(
+/// The hashes of a text's n-grams by order; `grams` is empty lists before, one an order. `hashes` is room to work in.
+pub(crate) fn hash_text<T: ?Sized>(
     text: &T,
     tokens: &impl Fn(&T, &mut dyn FnMut(&str)),
     hashes: &mut Vec<Gram>,

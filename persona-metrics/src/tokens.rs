@@ -66,7 +66,7 @@ pub enum PreTokenization {
     SpacePunctuation,
 }
 
-/// Which of Python's two splits a package uses.
+/// How a package splits a text, in Python's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Split {
@@ -74,6 +74,8 @@ pub(crate) enum Split {
     Whitespace,
     /// `str.split(" ")`: at each U+0020, empty tokens kept, so that an empty text is one empty token.
     Space,
+    /// `list(str)`: every character (code point) is a token, white space included.
+    Characters,
 }
 
 /// The way from a text to its tokens.
@@ -103,6 +105,7 @@ impl Preprocessing {
         match self.split {
             Split::Whitespace => split_whitespace(prepared).collect(),
             Split::Space => prepared.split(' ').collect(),
+            Split::Characters => characters(prepared).collect(),
         }
     }
 
@@ -112,6 +115,7 @@ impl Preprocessing {
         match self.split {
             Split::Whitespace => split_whitespace(&prepared).for_each(token),
             Split::Space => prepared.split(' ').for_each(token),
+            Split::Characters => characters(&prepared).for_each(token),
         }
     }
 
@@ -125,6 +129,7 @@ impl Preprocessing {
         let split = match self.split {
             Split::Whitespace => "whitespace",
             Split::Space => "space",
+            Split::Characters => "characters",
         };
         format!("case:{case}|pre:{pre}|split:{split}")
     }
@@ -182,6 +187,10 @@ pub(crate) fn split_whitespace(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_python_space).filter(|token| !token.is_empty())
 }
 
+fn characters(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive(|_| true)
+}
+
 fn space_punctuation(text: &str) -> String {
     let mut spaced = String::with_capacity(text.len() + 16);
     let push_space = |to: &mut String| {
@@ -231,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_splits() {
+    fn the_splits() {
         let tokens = |split, text: &str| {
             let prepared = Preprocessing::new(split);
             prepared.split(&prepared.prepare(text)).into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -240,6 +249,8 @@ mod tests {
         assert_eq!(tokens(Split::Whitespace, " a\u{1c}b  c\u{3000}"), ["a", "b", "c"]);
         assert_eq!(tokens(Split::Space, ""), [""]);
         assert_eq!(tokens(Split::Space, "a  b\tc "), ["a", "", "b\tc", ""]);
+        assert_eq!(tokens(Split::Characters, "狗e\u{301} "), ["狗", "e", "\u{301}", " "]);
+        assert_eq!(tokens(Split::Characters, ""), Vec::<String>::new());
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Distinct-n.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::corpus_diversity_methods;
 use crate::error::{Error, Result};
 use crate::metric::{Metric, TextMetric, text_metric_methods};
 use crate::score::Unit;
 use crate::table::NgramTable;
 use crate::tokens::{PreTokenization, Preprocessing, Split, preprocessing_setters};
-
-const ORDERS: usize = 2;
 
 /// Which published denominator of Distinct-n is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,47 +20,94 @@ enum Variant {
     Pal,
 }
 
-/// Distinct-1 and Distinct-2 (Li et al. 2016): how many of the n-grams of all replies together are different ones, as
-/// shares of one.
+impl Variant {
+    fn split(self) -> Split {
+        match self {
+            Self::Li => Split::Whitespace,
+            Self::Pal => Split::Space,
+        }
+    }
+}
+
+/// Distinct-1, Distinct-2, and higher orders where asked for (Li et al. 2016): how many of the n-grams of all replies
+/// together are different ones, as shares of one.
 ///
-/// The value falls with the size of the corpus: compare corpora of the same size.
+/// The value falls with the size of the corpus: compare corpora of the same size. A corpus drawn again for a bootstrap
+/// repeats replies, which lowers the value by itself; [`Distinct::leave_one_out`] does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Distinct {
     variant: Variant,
+    orders: usize,
     preprocessing: Preprocessing,
 }
 
+/// N-grams of one order, and what Distinct-n divides by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Types {
+    /// Tokens, which are the n-grams of order 1.
+    pub(super) tokens: u64,
+    /// N-grams.
+    pub(super) total: u64,
+    /// Different n-grams.
+    pub(super) different: u64,
+}
+
 impl Distinct {
+    fn new(variant: Variant) -> Self {
+        Self { variant, orders: 2, preprocessing: Preprocessing::new(variant.split()) }
+    }
+
     /// Different n-grams over all n-grams, as in DialoGPT's script; tokens are those of `str.split()`.
+    ///
+    /// Over the first sample of each context this is CLV's c-distinct; its s-distinct is
+    /// [`PooledDistinct::clv`](crate::PooledDistinct::clv).
     pub fn li() -> Self {
-        Self { variant: Variant::Li, preprocessing: Preprocessing::new(Split::Whitespace) }
+        Self::new(Variant::Li)
     }
 
     /// PAL's: ASCII punctuation spaced out first, tokens are those of `str.split(" ")` (an empty reply is one empty
-    /// token), and both orders are divided by the number of tokens.
+    /// token), and all orders are divided by the number of tokens.
     pub fn pal() -> Self {
-        let preprocessing = Preprocessing {
-            pre_tokenization: PreTokenization::SpacePunctuation,
-            ..Preprocessing::new(Split::Space)
-        };
-        Self { variant: Variant::Pal, preprocessing }
+        Self::new(Variant::Pal).pre_tokenization(PreTokenization::SpacePunctuation)
     }
 
     preprocessing_setters!("Neither package lower-cases; PAL spaces punctuation out.");
+
+    pub(super) fn ngram_orders(&self) -> usize {
+        self.orders
+    }
+
+    pub(super) fn tokens(&self, text: &str, token: &mut dyn FnMut(&str)) {
+        self.preprocessing.tokens(text, token);
+    }
+
+    /// # Errors
+    /// Nothing to divide by, where the packages raise too.
+    pub(super) fn ratio(&self, order: usize, types: Types) -> Result<f64> {
+        let all = match self.variant {
+            Variant::Li => types.total,
+            Variant::Pal => types.tokens,
+        };
+        if all == 0 {
+            return Err(Error::NoNgrams { metric: Self::NAME, order });
+        }
+        Ok(types.different as f64 / all as f64)
+    }
 }
 
 text_metric_methods!(Distinct);
+corpus_diversity_methods!(Distinct, "2");
 
 impl Metric for Distinct {
     const NAME: &'static str = "Distinct";
     type Sums = NgramTable;
 
     fn empty(&self) -> NgramTable {
-        NgramTable::new(ORDERS)
+        NgramTable::new(self.orders)
     }
 
     fn names(&self) -> Vec<String> {
-        (1..=ORDERS).map(|order| format!("Distinct-{order}")).collect()
+        (1..=self.orders).map(|order| format!("{}-{order}", Self::NAME)).collect()
     }
 
     fn unit(&self) -> Unit {
@@ -70,17 +117,9 @@ impl Metric for Distinct {
     /// # Errors
     /// No n-gram (no token, for PAL's denominator) to divide by, where the packages raise too.
     fn values(&self, counts: &NgramTable) -> Result<Vec<f64>> {
-        let value = |order| {
-            let all = match self.variant {
-                Variant::Li => counts.total(order),
-                Variant::Pal => counts.total(1),
-            };
-            if all == 0 {
-                return Err(Error::NoNgrams { metric: Self::NAME, order });
-            }
-            Ok(counts.different(order) as f64 / all as f64)
-        };
-        (1..=ORDERS).map(value).collect()
+        let tokens = counts.total(1);
+        let types = |order| Types { tokens, total: counts.total(order), different: counts.different(order) };
+        (1..=self.orders).map(|order| self.ratio(order, types(order))).collect()
     }
 
     fn settings(&self) -> String {
@@ -94,7 +133,7 @@ impl Metric for Distinct {
 
 impl TextMetric for Distinct {
     fn count_texts<H: AsRef<str> + Sync>(&self, counts: &mut NgramTable, texts: &[H]) -> Result<()> {
-        counts.count(texts, |text, token| self.preprocessing.tokens(text.as_ref(), token));
+        counts.count(texts, |text, token| self.tokens(text.as_ref(), token));
         Ok(())
     }
 }
@@ -110,6 +149,18 @@ mod tests {
         assert_eq!(Distinct::li().corpus(&replies).unwrap().values(), [0.8, 1.0]);
         // i do , too . : 5 types of 7 tokens; 4 different bigrams, divided by 7 as well.
         assert_eq!(Distinct::pal().corpus(&replies).unwrap().values(), [5.0 / 7.0, 4.0 / 7.0]);
+    }
+
+    #[test]
+    fn orders_and_characters_can_be_chosen() {
+        let scores = Distinct::li().orders(4).unwrap().corpus(&["a b a b a"]).unwrap();
+        assert_eq!(scores.values(), [2.0 / 5.0, 2.0 / 4.0, 2.0 / 3.0, 1.0]);
+        assert_eq!(scores.get("Distinct-4").map(|score| score.value()), Some(1.0));
+        assert!(matches!(Distinct::li().orders(0), Err(Error::InvalidSetting { metric: "Distinct", .. })));
+
+        let characters = Distinct::pal().characters(true);
+        assert_eq!(characters.corpus(&["好好 "]).unwrap().values(), [1.0 / 2.0, 1.0 / 2.0]);
+        assert_eq!(characters.characters(false), Distinct::pal());
     }
 
     #[test]
