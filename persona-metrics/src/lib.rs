@@ -29,6 +29,7 @@
 //! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
 //! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
+//! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | seed 003 |
 //! | [`Perplexity`] | token level, example mean, word level | Hugging Face and ParlAI, PAL's code |
 //! | [`Consistency`] | C.score, by a [`PersonaJudge`] | Madotto et al. 2019 (sum), PAL's code (maximum) |
 //!
@@ -66,6 +67,7 @@ mod error;
 mod metric;
 mod ngrams;
 mod perplexity;
+mod retention;
 mod rouge;
 mod score;
 mod selection;
@@ -82,6 +84,7 @@ pub use diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PoolSums, Poo
 pub use error::{Error, Result};
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use perplexity::{Perplexity, PerplexityStats};
+pub use retention::{AgentRetention, RetentionTable};
 pub use rouge::{CocoRouge, Rouge};
 pub use score::{Score, Scores, Signature, Unit};
 pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
