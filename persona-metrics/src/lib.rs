@@ -25,11 +25,12 @@
 //! | [`Bleu`] | BLEU-1 to BLEU-4 | pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Rouge`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Chrf`] | chrF, chrF++ | sacrebleu |
-//! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
-//! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
+//! | [`Entropy`] | Entropy-1 to Entropy-4, or more | DialoGPT's script, or PAL's code |
+//! | [`Distinct`] | Distinct-1, Distinct-2, or more | Li et al. 2016 as in DialoGPT's script, or PAL's code |
+//! | [`PooledDistinct`] | Distinct of pools of replies, averaged; Dist-S | CLV's code, Otsuka et al. 2024 |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
 //! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
-//! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | seed 003 |
+//! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | Macavei et al. |
 //! | [`Perplexity`] | token level, example mean, word level | Hugging Face and ParlAI, PAL's code |
 //! | [`Consistency`] | C.score, by a [`PersonaJudge`] | Madotto et al. 2019 (sum), PAL's code (maximum) |
 //!

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, same_length};
 use crate::tokens::split_whitespace;
 
-/// One agent of a study of persona retention, a row of its table.
+/// One agent of a study of persona retention (Macavei et al., *Understanding the Training Process and Behavioral
+/// Dynamics of Large Language Models*), a row of its table.
 ///
 /// ```
 /// use persona_metrics::AgentRetention;

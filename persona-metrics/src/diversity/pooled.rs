@@ -46,11 +46,11 @@ impl PooledDistinct {
         Self { form: Form::Clv, distinct: Distinct::li() }
     }
 
-    /// Dist-n and Dist-S of one question's replies by many users' models: a pool holds the replies to one question.
-    /// Dist-n is different n-grams over all n-grams of the pool, Dist-S different replies over replies.
+    /// Dist-n and Dist-S of user-specific dialogue (Otsuka et al. 2024): a pool holds the replies of all users' models
+    /// to one question. Dist-n is different n-grams over all n-grams of the pool, Dist-S different replies over replies.
     ///
-    /// The paper on user-specific dialogue does not say what its tokens are; here they are characters, and
-    /// `characters(false)` takes those of `str.split()`. A pool without an n-gram is an error.
+    /// The paper does not say what its tokens are; here they are characters, and `characters(false)` takes those of
+    /// `str.split()`. A pool without an n-gram is an error.
     pub fn user_specific() -> Self {
         Self { form: Form::UserSpecific, distinct: Distinct::li().characters(true) }
     }

@@ -6,4 +6,6 @@
 mod fixtures;
 mod properties;
 mod properties_stats;
+mod properties_chrf;
+mod properties_diversity;
 mod real_data;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Texts with repeated words, white space of every kind, punctuation, combining marks and anything else.
-fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         6 => prop::sample::select(vec!["i", "a", "dog", "Dog", "like", "."]),
         2 => prop::sample::select(vec![" ", "  ", "\u{1c}", "\u{85}", "\u{3000}", "\t\n", ""]),
@@ -24,13 +24,13 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-fn pre_tokenization() -> impl Strategy<Value = PreTokenization> {
+pub(crate) fn pre_tokenization() -> impl Strategy<Value = PreTokenization> {
     prop::sample::select(vec![PreTokenization::None, PreTokenization::SpacePunctuation])
 }
 
 /// Statistics of the whole, and of three shards added in any order: equal to the last bit, through JSON as well.
 /// Each example names the shard that it falls into.
-fn assert_mergeable<S, T>(
+pub(crate) fn assert_mergeable<S, T>(
     examples: &[(usize, T)],
     empty: impl Fn() -> S,
     update: impl Fn(&mut S, &T),
@@ -55,29 +55,33 @@ where
     whole
 }
 
-fn order() -> impl Strategy<Value = Vec<usize>> {
+pub(crate) fn order() -> impl Strategy<Value = Vec<usize>> {
     Just(vec![0, 1, 2]).prop_shuffle()
 }
 
-fn in_unit_range(values: &[f64]) {
+pub(crate) fn in_unit_range(values: &[f64]) {
     assert!(values.iter().all(|value| (0.0..=1.0).contains(value)), "{values:?}");
 }
 
-type Pairs = Vec<(usize, (String, Vec<String>))>;
+pub(crate) type Pairs = Vec<(usize, (String, Vec<String>))>;
 
 /// Hypotheses with one to three references each.
-fn pairs() -> impl Strategy<Value = Pairs> {
+pub(crate) fn pairs() -> impl Strategy<Value = Pairs> {
     vec((0..3usize, (text(), vec(text(), 1..4))), 1..8)
 }
 
-type Shards = Vec<(usize, String)>;
+pub(crate) type Shards = Vec<(usize, String)>;
 
-fn texts() -> impl Strategy<Value = Shards> {
+pub(crate) fn texts() -> impl Strategy<Value = Shards> {
     vec((0..3usize, text()), 1..12)
 }
 
 /// One by one, in a list, and in three shards merged in any order: the same scores, or the same refusal.
-fn pair_metric<M: PairMetric>(metric: &M, pairs: &Pairs, order: &[usize]) -> Result<Scores, Error> {
+pub(crate) fn pair_metric<M: PairMetric>(
+    metric: &M,
+    pairs: &Pairs,
+    order: &[usize],
+) -> Result<Scores, Error> {
     let whole = assert_mergeable(
         pairs,
         || metric.statistics(),
@@ -94,7 +98,11 @@ fn pair_metric<M: PairMetric>(metric: &M, pairs: &Pairs, order: &[usize]) -> Res
     scores
 }
 
-fn text_metric<M: TextMetric>(metric: &M, texts: &Shards, order: &[usize]) -> Result<Scores, Error> {
+pub(crate) fn text_metric<M: TextMetric>(
+    metric: &M,
+    texts: &Shards,
+    order: &[usize],
+) -> Result<Scores, Error> {
     let whole = assert_mergeable(
         texts,
         || metric.statistics(),
@@ -108,7 +116,7 @@ fn text_metric<M: TextMetric>(metric: &M, texts: &Shards, order: &[usize]) -> Re
 }
 
 /// An example without references is an error that names it.
-fn refuses_no_references<M: PairMetric>(metric: &M) {
+pub(crate) fn refuses_no_references<M: PairMetric>(metric: &M) {
     let missing = metric.corpus(&["a", "b"], &[vec!["a"], vec![]]);
     assert!(matches!(missing, Err(Error::Example { index: 1, .. })), "{missing:?}");
 }
