@@ -9,3 +9,4 @@ mod properties_stats;
 mod properties_chrf;
 mod properties_diversity;
 mod real_data;
+mod robustness;
