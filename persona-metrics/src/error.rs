@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::suite::Fields;
+
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -171,6 +173,27 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A record without a part that the first record of the corpus has, or with one that it has not.
+    #[error("the record has {here}, the first one has {first}; give every record the same parts")]
+    FieldsDiffer {
+        /// What the first record has.
+        first: Fields,
+        /// What this one has.
+        here: Fields,
+    },
+    /// Two systems that are compared answered other examples.
+    #[error(
+        "references, personas or history are not those of the first system; compare replies to the same examples"
+    )]
+    ExamplesDiffer,
+    /// A preset of that name does not exist.
+    #[error(
+        "no preset `{name}`; there are standard, pal, persona-injection, user-specific, parlai and sacrebleu"
+    )]
+    UnknownPreset {
+        /// The name.
+        name: String,
+    },
     /// An error in one example of a corpus.
     #[error("example {index} (counted from 0)")]
     Example {
@@ -183,6 +206,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error with its example's index moved by the examples before this part of the corpus.
+    pub(crate) fn later(self, before: usize) -> Self {
+        match self {
+            Error::Example { index, source } => {
+                Error::Example { index: index.saturating_add(before), source }
+            }
+            other => other,
+        }
+    }
+
+    /// The error and what lies behind it, in one line.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
     pub(crate) fn at(self, index: usize) -> Self {
         Error::Example { index, source: Box::new(self) }
     }

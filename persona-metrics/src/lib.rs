@@ -73,6 +73,7 @@ mod rouge;
 mod score;
 mod selection;
 pub mod stats;
+pub mod suite;
 mod sums;
 mod table;
 mod tokens;

@@ -5,8 +5,8 @@
 
 mod fixtures;
 mod properties;
-mod properties_stats;
 mod properties_chrf;
 mod properties_diversity;
+mod properties_stats;
 mod real_data;
 mod robustness;

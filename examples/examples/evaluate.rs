@@ -1,0 +1,61 @@
+//! Measures the replies of a system, alone or against another one.
+//!
+//! ```text
+//! cargo run --release -p persona-examples --example evaluate -- --input replies.jsonl --preset pal
+//! ```
+//!
+//! A line of the file is `{"prediction", "references", "personas"?, "history"?, "candidates"?}`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use persona_examples::evaluate::{Options, evaluate};
+use persona_metrics::suite::{Preset, Sampling};
+
+/// Prints the metrics of a file of replies with confidence intervals, and tests them against another system's.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// JSON lines {"prediction", "references", "personas"?, "history"?, "candidates"?}; `-` for standard input.
+    #[arg(long)]
+    input: PathBuf,
+    /// Whose table is compared with: standard, pal, persona-injection, user-specific, parlai or sacrebleu.
+    #[arg(long, default_value_t = Preset::Standard)]
+    preset: Preset,
+    /// Another system's replies to the same examples, line by line.
+    #[arg(long)]
+    compare: Option<PathBuf>,
+    /// Print JSON in the place of the table.
+    #[arg(long)]
+    json: bool,
+    /// How often the corpus is drawn again for intervals and tests.
+    #[arg(long, default_value_t = Sampling::default().trials)]
+    draws: usize,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = Sampling::default().seed)]
+    seed: u64,
+    /// Level of the confidence intervals.
+    #[arg(long, default_value_t = Sampling::default().level)]
+    level: f64,
+    /// A file with more records is streamed, without intervals; 0 leaves them out.
+    #[arg(long, default_value_t = Options::default().intervals_up_to)]
+    intervals_up_to: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    ensure!(arguments.draws > 0, "--draws is at least 1");
+    ensure!(arguments.level > 0.0 && arguments.level < 1.0, "--level lies between 0 and 1");
+    let options = Options {
+        preset: arguments.preset,
+        sampling: Sampling { trials: arguments.draws, seed: arguments.seed, level: arguments.level },
+        intervals_up_to: arguments.intervals_up_to,
+    };
+    let evaluation = evaluate(&arguments.input, arguments.compare.as_deref(), &options)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&evaluation)?);
+    } else {
+        print!("{evaluation}");
+    }
+    Ok(())
+}

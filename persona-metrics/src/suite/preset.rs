@@ -1,0 +1,129 @@
+//! Which metrics a paper's table has.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Suite;
+use super::item::{Questions, Texts};
+use super::record::Fields;
+use crate::error::Error;
+use crate::{Bleu, Chrf, Distinct, Entropy, PooledDistinct, Rouge};
+
+/// The metrics of the tables that numbers are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Preset {
+    /// One standard form of every metric that the records allow.
+    #[default]
+    Standard,
+    /// PAL: BLEU-1/2 and ROUGE-L of pycocoevalcap in the swapped order of its released code, Entropy-1 to 4 and
+    /// Distinct-1/2 by that code, and the copy rate. C.score needs a judge.
+    Pal,
+    /// The persona-injection paper: BLEU of NLTK over characters, the mean over replies; ROUGE-L of rouge_score with
+    /// stemming. BERTScore and perplexity need models.
+    PersonaInjection,
+    /// The paper on per-user models: Distinct-1/2 and Dist-S over the replies of all users to a question, the mean over
+    /// questions. Records with equal histories answer one question. Similarity needs an encoder.
+    UserSpecific,
+    /// ParlAI's metrics: F1 with precision and recall, exact match, BLEU-1 to 4, Distinct within and between replies,
+    /// and hits@k with MRR where there are candidates.
+    Parlai,
+    /// sacreBLEU's BLEU, chrF2 and chrF++.
+    Sacrebleu,
+}
+
+impl Preset {
+    /// All presets.
+    pub const ALL: [Self; 6] = [
+        Self::Standard,
+        Self::Pal,
+        Self::PersonaInjection,
+        Self::UserSpecific,
+        Self::Parlai,
+        Self::Sacrebleu,
+    ];
+
+    /// The name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Pal => "pal",
+            Self::PersonaInjection => "persona-injection",
+            Self::UserSpecific => "user-specific",
+            Self::Parlai => "parlai",
+            Self::Sacrebleu => "sacrebleu",
+        }
+    }
+}
+
+impl Preset {
+    /// The suite of this preset for records with these parts. Metrics that need other parts are noted as missing.
+    pub fn suite(self, fields: Fields) -> Suite {
+        let suite = Suite::new(self, fields);
+        match self {
+            Self::Standard => standard(suite),
+            Self::Pal => pal(suite),
+            Self::PersonaInjection => persona_injection(suite),
+            Self::UserSpecific => user_specific(suite),
+            Self::Parlai => parlai(suite),
+            Self::Sacrebleu => sacrebleu(suite),
+        }
+    }
+}
+
+fn persona_injection(suite: Suite) -> Suite {
+    suite.without("BERTScore", "needs an encoder").without("Perplexity", "needs a language model")
+}
+
+fn user_specific(suite: Suite) -> Suite {
+    let suite = if suite.fields.history {
+        suite.with(Questions::new(PooledDistinct::user_specific()))
+    } else {
+        suite.without("Distinct, Dist-S", "needs the history, by which replies to one question are found")
+    };
+    suite.without("Similarity, Acc@sim0.9", "needs a sentence encoder")
+}
+
+fn parlai(suite: Suite) -> Suite {
+    suite
+}
+
+fn sacrebleu(suite: Suite) -> Suite {
+    suite.references(Chrf::default()).references(Chrf::plus_plus())
+}
+
+fn standard(suite: Suite) -> Suite {
+    suite
+        .references(Chrf::default())
+        .with(Texts::new(Distinct::li()))
+        .with(Texts::new(Entropy::dialogpt()))
+        .copy_rate()
+}
+
+fn pal(suite: Suite) -> Suite {
+    suite
+        .references(Bleu::pycocoevalcap().swapped(true))
+        .references(Rouge::pycocoevalcap().swapped(true))
+        .with(Texts::new(Entropy::pal()))
+        .with(Texts::new(Distinct::pal()))
+        .copy_rate()
+        .without("C.score", "needs a judge")
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Preset {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|preset| preset.name() == name);
+        found.ok_or_else(|| Error::UnknownPreset { name: name.to_owned() })
+    }
+}
