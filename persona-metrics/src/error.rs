@@ -46,6 +46,41 @@ pub enum Error {
         /// How many references the example has.
         references: usize,
     },
+    /// The package followed takes one reference a hypothesis.
+    #[error("{metric}: the package takes exactly one reference a hypothesis, here are {references}")]
+    NeedsOneReference {
+        /// Name of the metric.
+        metric: &'static str,
+        /// How many references the example has.
+        references: usize,
+    },
+    /// A hypothesis for which the package followed raises an exception because nothing is left of it.
+    #[error("{metric}: the hypothesis is empty; leave the example out or give it a value yourself")]
+    EmptyHypothesis {
+        /// Name of the metric.
+        metric: &'static str,
+    },
+    /// A reference for which the package followed raises an exception because nothing is left of it.
+    #[error("{metric}: the reference is empty; leave the example out")]
+    EmptyReference {
+        /// Name of the metric.
+        metric: &'static str,
+    },
+    /// The table of a common subsequence would be too large for memory.
+    #[error(
+        "{metric}: lines of {reference} and {hypothesis} tokens need a table of more than {limit} cells; \
+         break the texts into lines"
+    )]
+    TableTooLarge {
+        /// Name of the metric.
+        metric: &'static str,
+        /// Tokens of the reference's line.
+        reference: usize,
+        /// Tokens of the hypothesis' line.
+        hypothesis: usize,
+        /// Cells of the largest table.
+        limit: u64,
+    },
     /// A setting that the metric does not have, or that is out of its range.
     #[error("{metric}: {problem}")]
     InvalidSetting {

@@ -90,7 +90,7 @@ pub use error::{Error, Result};
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use perplexity::{Perplexity, PerplexityStats};
 pub use retention::{AgentRetention, RetentionTable};
-pub use rouge::{CocoRouge, Rouge};
+pub use rouge::{ChineseRouge, CocoRouge, PltrdyRouge, Rouge, RougeType};
 pub use score::{Score, Scores, Signature, Unit};
 pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
 pub use sums::MeanSums;

@@ -1,4 +1,4 @@
-//! The n-grams of one example: tokens become numbers, then matches are counted and common subsequences measured on them.
+//! The n-grams of one example: tokens become numbers, then matches are counted on them.
 
 use std::hash::Hash;
 
@@ -157,40 +157,6 @@ fn count_clipped(
     matched
 }
 
-/// Length of the longest common subsequence of two lists of numbers below `different`.
-///
-/// One bit a token of `a` (Hyyrö 2004), so that a text of up to 64 tokens costs one addition a token of `b`.
-pub(crate) fn common_subsequence(a: &[u32], b: &[u32], different: usize) -> usize {
-    let words = a.len().div_ceil(64);
-    // Bit i of a token's mask: it stands at place i of `a`.
-    let mut masks = vec![0_u64; different * words];
-    for (place, &token) in a.iter().enumerate() {
-        if let Some(word) = masks.get_mut(token as usize * words + place / 64) {
-            *word |= 1 << (place % 64);
-        }
-    }
-    // A zero bit stands for a place at which the length grows by one.
-    let mut state = vec![u64::MAX; words];
-    for &token in b {
-        let start = token as usize * words;
-        let Some(mask) = masks.get(start..start + words) else { continue };
-        let mut carry = false;
-        for (state, &mask) in state.iter_mut().zip(mask) {
-            let common = *state & mask;
-            let (sum, over) = state.overflowing_add(common);
-            let (sum, over_carry) = sum.overflowing_add(carry.into());
-            carry = over || over_carry;
-            *state = sum | (*state & !mask);
-        }
-    }
-    let bits = |(word, state): (usize, u64)| {
-        let used = (a.len() - 64 * word).min(64);
-        let unused = if used == 64 { 0 } else { u64::MAX << used };
-        (state | unused).count_zeros() as usize
-    };
-    state.into_iter().enumerate().map(bits).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,19 +186,6 @@ mod tests {
         assert_eq!(Numbered::new(&["a"; 3], &Vec::<Vec<&str>>::new()).closest_length(), 0);
     }
 
-    #[test]
-    fn lengths_of_common_subsequences() {
-        let length = |a: &str, b: &str| {
-            let numbered = Numbered::new(&words(a), &[words(b)]);
-            common_subsequence(&numbered.hypothesis, &numbered.references[0], numbered.different)
-        };
-        assert_eq!(length("a b c d", "a c d"), 3);
-        assert_eq!(length("a b a b", "b a b a"), 3);
-        assert_eq!(length("x", "y"), 0);
-        assert_eq!(length("", "a"), 0);
-        assert_eq!(length("a", ""), 0);
-    }
-
     fn slow_matches(hypothesis: &[u8], references: &[Vec<u8>], order: usize) -> u64 {
         let count = |tokens: &[u8]| {
             let mut counts: HashMap<Vec<u8>, u64> = HashMap::new();
@@ -244,17 +197,6 @@ mod tests {
         count(hypothesis).iter().map(|(gram, n)| *n.min(allowed(gram).unwrap_or(&0))).sum()
     }
 
-    fn slow_subsequence(a: &[u8], b: &[u8]) -> usize {
-        let mut row = vec![0; b.len() + 1];
-        for x in a {
-            let before = row.clone();
-            for (j, y) in b.iter().enumerate() {
-                row[j + 1] = if x == y { before[j] + 1 } else { row[j].max(before[j + 1]) };
-            }
-        }
-        row[b.len()]
-    }
-
     proptest! {
         #[test]
         fn as_by_the_definition(
@@ -264,12 +206,6 @@ mod tests {
             let numbered = Numbered::new(&hypothesis, &references);
             let slow: Vec<_> = (1..6).map(|order| slow_matches(&hypothesis, &references, order)).collect();
             prop_assert_eq!(numbered.matches(5), slow);
-            for (reference, numbers) in references.iter().zip(&numbered.references) {
-                prop_assert_eq!(
-                    common_subsequence(&numbered.hypothesis, numbers, numbered.different),
-                    slow_subsequence(&hypothesis, reference)
-                );
-            }
         }
     }
 }

@@ -1,10 +1,22 @@
 //! ROUGE as the packages compute it.
 
+mod chinese;
+mod lcs;
+mod measure;
+mod pltrdy;
 mod pycocoevalcap;
+mod room;
+mod words;
 
+pub use self::chinese::ChineseRouge;
+pub use self::measure::RougeType;
+pub use self::pltrdy::PltrdyRouge;
 pub use self::pycocoevalcap::CocoRouge;
 
 /// ROUGE (Lin 2004), by the package whose numbers are to be met.
+///
+/// The packages differ in tokens, in what repeated words count and in F, so that their numbers for the same texts can
+/// lie ten points apart.
 #[derive(Debug, Clone, Copy)]
 pub enum Rouge {}
 
@@ -12,5 +24,15 @@ impl Rouge {
     /// pycocoevalcap's `Rouge()`, a ROUGE-L, which PAL's table uses.
     pub fn pycocoevalcap() -> CocoRouge {
         CocoRouge::default()
+    }
+
+    /// `rouge` 1.0.1 by pltrdy, which SPT and CLV use: ROUGE-1 to ROUGE-5, ROUGE-L.
+    pub fn pltrdy() -> PltrdyRouge {
+        PltrdyRouge::default()
+    }
+
+    /// `rouge-chinese` 1.0.3: ROUGE-1 to ROUGE-5, ROUGE-L of texts with spaces between words or characters.
+    pub fn chinese() -> ChineseRouge {
+        ChineseRouge::default()
     }
 }

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lcs::Subsequences;
 use crate::error::Result;
 use crate::metric::{Metric, PairMetric, pair_metric_methods};
-use crate::ngrams::{Numbered, common_subsequence};
+use crate::ngrams::Numbered;
 use crate::score::Unit;
 use crate::sums::MeanSums;
 use crate::tokens::{Preprocessing, Split, in_order, preprocessing_setters};
@@ -46,10 +47,11 @@ impl CocoRouge {
         let references: Vec<_> = references.iter().map(|text| self.preprocessing.prepare(text)).collect();
         let references: Vec<_> = references.iter().map(|text| self.preprocessing.split(text)).collect();
         let numbered = Numbered::new(&self.preprocessing.split(&hypothesis), &references);
+        let mut subsequences = Subsequences::default();
         let (mut precision, mut recall) = (0.0_f64, 0.0_f64);
         for reference in &numbered.references {
             // Splitting at a space gives at least one token, so that neither length is 0.
-            let common = common_subsequence(&numbered.hypothesis, reference, numbered.different) as f64;
+            let common = subsequences.length(&numbered.hypothesis, reference) as f64;
             precision = precision.max(common / numbered.hypothesis.len() as f64);
             recall = recall.max(common / reference.len() as f64);
         }
