@@ -69,7 +69,7 @@ pub enum Error {
     /// The table of a common subsequence would be too large for memory.
     #[error(
         "{metric}: lines of {reference} and {hypothesis} tokens need a table of more than {limit} cells; \
-         break the texts into lines"
+         break the texts into shorter lines or sentences"
     )]
     TableTooLarge {
         /// Name of the metric.

@@ -28,6 +28,9 @@
 //! | [`Entropy`] | Entropy-1 to Entropy-4, or more | DialoGPT's script, or PAL's code |
 //! | [`Distinct`] | Distinct-1, Distinct-2, or more | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`PooledDistinct`] | Distinct of pools of replies, averaged; Dist-S | CLV's code, Otsuka et al. 2024 |
+//! | [`Rouge`] | ROUGE-N, -L, -Lsum, -W | rouge_score, py-rouge, rouge, rouge-chinese, pycocoevalcap; PAL's swapped arguments by option |
+//! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
+//! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
 //! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
 //! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | Macavei et al. |
@@ -90,7 +93,9 @@ pub use error::{Error, Result};
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use perplexity::{Perplexity, PerplexityStats};
 pub use retention::{AgentRetention, RetentionTable};
-pub use rouge::{ChineseRouge, CocoRouge, PltrdyRouge, Rouge, RougeType};
+pub use rouge::{
+    ChineseRouge, CocoRouge, GoogleRouge, LengthLimit, PltrdyRouge, PyRouge, Rouge, RougeTokenizer, RougeType,
+};
 pub use score::{Score, Scores, Signature, Unit};
 pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
 pub use sums::MeanSums;

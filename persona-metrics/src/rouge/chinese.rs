@@ -1,5 +1,7 @@
 //! ROUGE as the package rouge-chinese computes it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Measure, Overlap, ROUGE, RougeType, Types, mean_of_measures};
@@ -79,51 +81,57 @@ impl ChineseRouge {
     }
 }
 
-/// Puts a line feed after each end of a sentence. The package replaces matches of `end` and one more character, from
-/// the left and without overlap, four times; the character after a match is not looked at again in that pass.
+/// Puts a line feed after each end of a sentence. The package replaces an end of a sentence and one more character,
+/// from the left and without overlap, four times; the character after an end is not looked at again in that pass.
 fn cut_sentences(text: &str) -> String {
-    let sentence_end = |c: char| matches!(c, '。' | '！' | '？' | '?');
-    let closing_quote = |c: char| matches!(c, '”' | '’');
-    let starts = |rest: &str, with: &str| rest.starts_with(with).then_some(with.len());
+    let text = cut(text, sentence_end, |_| Some(0), closing_quote);
+    let text = cut(&text, |c| c == '.', |rest| rest.starts_with(".....").then_some(5), closing_quote);
     let text =
-        cut(text, |rest| rest.chars().next().filter(|&c| sentence_end(c)).map(char::len_utf8), closing_quote);
-    let text = cut(&text, |rest| starts(rest, "......"), closing_quote);
-    let text = cut(&text, |rest| starts(rest, "……"), closing_quote);
-    let quoted = |rest: &str| {
-        let mut chars = rest.chars();
-        let (end, quote) =
-            (chars.next().filter(|&c| sentence_end(c))?, chars.next().filter(|&c| closing_quote(c))?);
-        Some(end.len_utf8() + quote.len_utf8())
-    };
-    let mut text = cut(&text, quoted, |c| c == '，' || sentence_end(c));
+        cut(&text, |c| c == '…', |rest| rest.starts_with('…').then_some('…'.len_utf8()), closing_quote);
+    let quote = |rest: &str| rest.chars().next().filter(|&c| closing_quote(c)).map(char::len_utf8);
+    let mut text = cut(&text, sentence_end, quote, |c| c == '，' || sentence_end(c)).into_owned();
     text.truncate(text.trim_end_matches(is_python_space).len());
     text
 }
 
-/// `end` gives the length in bytes of the sentence end that a text starts with; before a character that `continues`
-/// the sentence it is none.
-fn cut(text: &str, end: impl Fn(&str) -> Option<usize>, continues: impl Fn(char) -> bool) -> String {
-    let mut cut = String::with_capacity(text.len() + 8);
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let split = end(rest).and_then(|length| rest.split_at_checked(length));
-        let split =
-            split.and_then(|(end, after)| Some((end, after.chars().next().filter(|&c| !continues(c))?)));
-        let taken = match split {
-            Some((end, next)) => {
-                cut.push_str(end);
-                cut.push('\n');
-                cut.push(next);
-                end.len() + next.len_utf8()
-            }
-            None => {
-                cut.push(first);
-                first.len_utf8()
-            }
-        };
-        rest = rest.get(taken..).unwrap_or_default();
+fn sentence_end(c: char) -> bool {
+    matches!(c, '。' | '！' | '？' | '?')
+}
+
+fn closing_quote(c: char) -> bool {
+    matches!(c, '”' | '’')
+}
+
+/// A sentence ends with a character that `starts` its end and with as many bytes after it as `rest_of_end` says, but
+/// not before a character that `continues` it.
+fn cut(
+    text: &str,
+    starts: impl Fn(char) -> bool + Copy,
+    rest_of_end: impl Fn(&str) -> Option<usize>,
+    continues: impl Fn(char) -> bool,
+) -> Cow<'_, str> {
+    let end = |start: usize, c: char| {
+        let after_first = start + c.len_utf8();
+        let end = after_first + rest_of_end(text.get(after_first..)?)?;
+        let next = text.get(end..)?.chars().next().filter(|&c| !continues(c))?;
+        Some((end, end + next.len_utf8()))
+    };
+    let mut cut = String::new();
+    let (mut written, mut read) = (0, 0);
+    while let Some(start) = text.get(read..).and_then(|rest| rest.find(starts)).map(|start| read + start) {
+        let Some(c) = text.get(start..).and_then(|rest| rest.chars().next()) else { break };
+        read = start + c.len_utf8();
+        if let Some((end, next)) = end(start, c) {
+            cut.push_str(text.get(written..end).unwrap_or_default());
+            cut.push('\n');
+            (written, read) = (end, next);
+        }
     }
-    cut
+    if written == 0 {
+        return Cow::Borrowed(text);
+    }
+    cut.push_str(text.get(written..).unwrap_or_default());
+    Cow::Owned(cut)
 }
 
 pair_metric_methods!(ChineseRouge);

@@ -25,7 +25,8 @@ use crate::tokens::{Preprocessing, Split, preprocessing_setters};
 ///
 /// Not the ROUGE of Lin 2004: repeated words count once, and words are matched across sentences. One reference a
 /// hypothesis. A text of which nothing is left (`""`, `"..."`) is an error, as in the package; its `ignore_empty`
-/// leaves such examples out, and so can the caller.
+/// leaves such examples out, and so can the caller. The table of ROUGE-L takes a bit for each pair of words of two
+/// pieces, up to 256 MiB; longer pieces are [`Error::TableTooLarge`](crate::Error::TableTooLarge).
 ///
 /// ```
 /// use persona_metrics::Rouge;

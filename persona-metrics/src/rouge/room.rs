@@ -19,9 +19,9 @@ const KEPT: usize = 1 << 12;
 pub(super) struct Numbers(FxHashMap<u128, u32>);
 
 impl Numbers {
-    pub(super) fn number(&mut self, token: &str) -> u32 {
+    fn number(&mut self, token: &[u8]) -> u32 {
         let new = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        *self.0.entry(xxh3_128(token.as_bytes())).or_insert(new)
+        *self.0.entry(xxh3_128(token)).or_insert(new)
     }
 
     /// How many different tokens there are.
@@ -43,8 +43,15 @@ impl Lines {
         self.ends.clear();
     }
 
-    pub(super) fn push(&mut self, token: u32) {
-        self.tokens.push(token);
+    /// Appends a token.
+    pub(super) fn push(&mut self, token: &str, numbers: &mut Numbers) {
+        self.tokens.push(numbers.number(token.as_bytes()));
+    }
+
+    /// Appends the tokens of a text that stand between spaces.
+    pub(super) fn push_all(&mut self, text: &str, numbers: &mut Numbers) {
+        let tokens = text.as_bytes().split(|&byte| byte == b' ').filter(|token| !token.is_empty());
+        self.tokens.extend(tokens.map(|token| numbers.number(token)));
     }
 
     /// Ends a line. What is pushed after the last end belongs to no line.
@@ -77,6 +84,8 @@ pub(super) struct Room {
     pub(super) hypothesis: Lines,
     pub(super) reference: Lines,
     pub(super) subsequences: Subsequences,
+    /// The tokens of a text, with spaces between them.
+    pub(super) tokens: String,
     /// By token: how many the hypothesis and the reference have left.
     left: Vec<(u32, u32)>,
     /// By place of a line: whether it is part of a common subsequence.
@@ -106,7 +115,7 @@ impl Room {
         powers: Option<&[f64]>,
         mut line: impl FnMut(&[u32], &[bool], &mut [(u32, u32)]),
     ) -> Result<()> {
-        let Self { numbers, hypothesis, reference, subsequences, left, marked } = self;
+        let Self { numbers, hypothesis, reference, subsequences, left, marked, .. } = self;
         left.clear();
         left.resize(numbers.different(), (0, 0));
         for &token in hypothesis.tokens() {

@@ -46,10 +46,10 @@ fn read_pieces<'t>(pieces: impl Iterator<Item = &'t str>, numbers: &mut Numbers,
     into.clear();
     for piece in pieces.filter(|piece| !piece.is_empty()) {
         for word in split_whitespace(piece) {
-            into.push(numbers.number(word));
+            into.push(word, numbers);
         }
         if into.open() == 0 {
-            into.push(numbers.number(""));
+            into.push("", numbers);
         }
         into.end_line();
     }

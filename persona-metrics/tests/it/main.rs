@@ -7,6 +7,7 @@ mod fixtures;
 mod properties;
 mod properties_chrf;
 mod properties_diversity;
+mod properties_rouge;
 mod properties_stats;
 mod real_data;
 mod robustness;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use approx::assert_relative_eq;
-use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, PreTokenization, Rouge};
+use persona_metrics::{Bleu, CopyRate, Distinct, Entropy, PreTokenization, Rouge, RougeType};
 use rayon::ThreadPoolBuilder;
 
 struct Corpus {
@@ -98,6 +98,48 @@ fn personachat_values() {
     assert_eq!(copied.values(), [20.0 / 7801.0]);
 }
 
+/// What the packages themselves give for ROUGE (rouge_score 0.1.2, rouge 1.0.1, rouge-chinese 1.0.3, py-rouge 1.1).
+#[test]
+fn personachat_rouge_of_the_packages() {
+    let Some(Corpus { utterances, replies, .. }) = corpus() else { return };
+    let google = Rouge::google().corpus(&utterances, &replies).unwrap();
+    println!("{google}");
+    let expected = [
+        [0.15347281308443486, 0.1471140133633141, 0.1433609154403323],
+        [0.030488374162733395, 0.027431962676689986, 0.02725492088975099],
+        [0.1361613582660256, 0.130382203359397, 0.12696596690068576],
+    ];
+    assert_near(&google.values(), &expected.concat());
+    let expected = [
+        [0.16070861204178918, 0.15435765000806453, 0.1502391872721592],
+        [0.032012790686829454, 0.028771640176475165, 0.028584654486307877],
+        [0.14169290951503727, 0.13587073690739868, 0.13218920121989855],
+    ];
+    let stemmed = Rouge::google().use_stemmer(true).corpus(&utterances, &replies).unwrap();
+    assert_near(&stemmed.values(), &expected.concat());
+    let expected = [
+        [0.15755418602532079, 0.15175913903420823, 0.14826813417913307],
+        [0.026863144341930687, 0.02463965323618951, 0.024328469596650668],
+        [0.1450267523804619, 0.13924363261564196, 0.13618629443103017],
+    ];
+    assert_near(&Rouge::pltrdy().corpus(&utterances, &replies).unwrap().values(), &expected.concat());
+    let expected = [
+        [0.17920556650962646, 0.17242728676524582, 0.16873859364038005],
+        [0.027929274123498677, 0.025460440381410935, 0.02520750807516819],
+        [0.15164569988245952, 0.14478020027573274, 0.14132232625973884],
+    ];
+    assert_near(&Rouge::chinese().corpus(&utterances, &replies).unwrap().values(), &expected.concat());
+    let expected = [
+        [0.153441894445325, 0.14709198701811646, 0.14333297705968878],
+        [0.03049238815213387, 0.027441424223133972, 0.027260572169045396],
+        [0.17629086592212, 0.17039853973434257, 0.16756725374054796],
+        [0.12892024042304395, 0.07882947887142223, 0.0925277602674457],
+    ];
+    let py_rouge = Rouge::py_rouge().weight_factor(1.2).unwrap();
+    let py_rouge = py_rouge.types([RougeType::N(1), RougeType::N(2), RougeType::L, RougeType::W]).unwrap();
+    assert_near(&py_rouge.corpus(&utterances, &replies).unwrap().values(), &expected.concat());
+}
+
 #[test]
 fn personachat_values_do_not_depend_on_threads() {
     let Some(Corpus { utterances, replies, personas }) = corpus() else { return };
@@ -106,6 +148,7 @@ fn personachat_values_do_not_depend_on_threads() {
         pool.install(|| {
             let mut values = Bleu::pycocoevalcap().corpus(&utterances, &replies).unwrap().values();
             values.extend(Rouge::pycocoevalcap().corpus(&utterances, &replies).unwrap().values());
+            values.extend(Rouge::google().corpus(&utterances, &replies).unwrap().values());
             values.extend(Entropy::pal().corpus(&replies).unwrap().values());
             values.extend(Distinct::li().corpus(&replies).unwrap().values());
             values.extend(CopyRate::default().corpus(&replies, &personas).unwrap().values());
