@@ -1,5 +1,6 @@
 //! The n-grams of one example: tokens become numbers, then matches are counted on them.
 
+use std::cell::Cell;
 use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
@@ -55,6 +56,19 @@ pub(crate) fn ngrams(tokens: usize, order: usize) -> u64 {
 
 const NONE: u32 = u32::MAX;
 
+/// Room that a thread keeps from example to example.
+#[derive(Debug, Default)]
+struct Room {
+    hypothesis: Vec<u32>,
+    references: Vec<Vec<u32>>,
+    pairs: Pairs,
+    counts: Vec<Count>,
+}
+
+thread_local! {
+    static ROOM: Cell<Option<Box<Room>>> = const { Cell::new(None) };
+}
+
 /// See [`Numbered::matches`]. Tokens are numbers below `different`.
 pub(crate) fn clipped_matches(
     hypothesis: &[u32],
@@ -63,59 +77,113 @@ pub(crate) fn clipped_matches(
     orders: usize,
 ) -> Vec<u64> {
     let mut matches = vec![0; orders];
+    let mut room = ROOM.take().unwrap_or_default();
+    let Room { hypothesis: hypothesis_grams, references: reference_grams, pairs, counts } = &mut *room;
     // What starts at each place: the number of the n-gram of the order at hand, NONE where it cannot match any more.
-    let mut hypothesis_grams = hypothesis.to_vec();
-    let mut reference_grams: Vec<Vec<u32>> = references.iter().map(|tokens| tokens.to_vec()).collect();
+    hypothesis_grams.clear();
+    hypothesis_grams.extend_from_slice(hypothesis);
+    reference_grams.resize_with(references.len(), Vec::new);
+    for (grams, tokens) in reference_grams.iter_mut().zip(references) {
+        grams.clear();
+        grams.extend_from_slice(tokens);
+    }
     let mut different_grams = different;
-    let mut numbers: FxHashMap<(u32, u32), u32> = FxHashMap::default();
-    let mut counts = Vec::new();
     for (order, matched) in (1..).zip(&mut matches) {
         if order > 1 {
-            different_grams = lengthen(
-                (hypothesis, references),
-                &mut hypothesis_grams,
-                &mut reference_grams,
-                order,
-                &mut numbers,
-            );
+            pairs.start(different_grams, different);
+            // Only n-grams of the hypothesis have numbers: whatever else a reference holds is no match.
+            lengthen(hypothesis_grams, hypothesis, order, |gram, last| pairs.number(gram, last));
+            for (grams, tokens) in reference_grams.iter_mut().zip(references) {
+                lengthen(grams, tokens, order, |gram, last| pairs.get(gram, last));
+            }
+            different_grams = pairs.len();
         }
-        *matched = count_clipped(&mut hypothesis_grams, &reference_grams, different_grams, &mut counts);
+        *matched = count_clipped(hypothesis_grams, reference_grams, different_grams, counts);
         if *matched == 0 {
             break;
         }
     }
+    if hypothesis.len() + references.iter().map(|tokens| tokens.len()).sum::<usize>() <= KEPT {
+        ROOM.set(Some(room));
+    }
     matches
 }
 
-/// Turns the n-grams of the order before into those of `order`, and says how many different ones there are.
-fn lengthen(
-    (hypothesis, references): (&[u32], &[&[u32]]),
-    hypothesis_grams: &mut Vec<u32>,
-    reference_grams: &mut [Vec<u32>],
-    order: usize,
-    numbers: &mut FxHashMap<(u32, u32), u32>,
-) -> usize {
-    numbers.clear();
-    // Only n-grams of the hypothesis have numbers: whatever else a reference holds is no match.
-    hypothesis_grams.truncate((hypothesis.len() + 1).saturating_sub(order));
-    for (gram, &last) in hypothesis_grams.iter_mut().zip(hypothesis.iter().skip(order - 1)) {
+/// The room of an example of more tokens is not kept.
+const KEPT: usize = 1 << 16;
+
+/// Turns the n-grams of the order before into those of `order`, by the number of each with its next token.
+fn lengthen(grams: &mut Vec<u32>, tokens: &[u32], order: usize, mut number: impl FnMut(u32, u32) -> u32) {
+    grams.truncate((tokens.len() + 1).saturating_sub(order));
+    for (gram, &last) in grams.iter_mut().zip(tokens.iter().skip(order - 1)) {
         if *gram != NONE {
-            let new = u32::try_from(numbers.len()).unwrap_or(NONE);
-            *gram = *numbers.entry((*gram, last)).or_insert(new);
+            *gram = number(*gram, last);
         }
     }
-    for (grams, tokens) in reference_grams.iter_mut().zip(references) {
-        grams.truncate((tokens.len() + 1).saturating_sub(order));
-        for (gram, &last) in grams.iter_mut().zip(tokens.iter().skip(order - 1)) {
-            if *gram != NONE {
-                *gram = numbers.get(&(*gram, last)).copied().unwrap_or(NONE);
-            }
-        }
-    }
-    numbers.len()
 }
 
-#[derive(Clone, Copy, Default)]
+/// Numbers for pairs of an n-gram and the token after it, from 0 on in the order in which they come.
+#[derive(Debug, Default)]
+struct Pairs {
+    /// Where there are few possible pairs: a place for each, NONE where it has not come.
+    table: Vec<u32>,
+    /// The places that are not NONE.
+    taken: Vec<usize>,
+    /// Where there are many: those that came.
+    map: FxHashMap<(u32, u32), u32>,
+    /// Different tokens, where the table is used.
+    width: Option<usize>,
+}
+
+impl Pairs {
+    /// Entries of the largest table.
+    const TABLE: usize = 1 << 16;
+
+    /// Forgets all pairs; the next ones have grams below `grams` and tokens below `tokens`.
+    fn start(&mut self, grams: usize, tokens: usize) {
+        for place in self.taken.drain(..) {
+            if let Some(number) = self.table.get_mut(place) {
+                *number = NONE;
+            }
+        }
+        self.map.clear();
+        let size = grams.saturating_mul(tokens);
+        self.width = (size <= Self::TABLE).then_some(tokens);
+        if self.width.is_some() && self.table.len() < size {
+            self.table.resize(size, NONE);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.taken.len() + self.map.len()
+    }
+
+    fn number(&mut self, gram: u32, last: u32) -> u32 {
+        let new = u32::try_from(self.len()).unwrap_or(NONE);
+        let Some(width) = self.width else { return *self.map.entry((gram, last)).or_insert(new) };
+        let place = gram as usize * width + last as usize;
+        match self.table.get_mut(place) {
+            Some(number) if *number == NONE => {
+                *number = new;
+                self.taken.push(place);
+                new
+            }
+            Some(number) => *number,
+            None => NONE,
+        }
+    }
+
+    /// The number of a pair, or NONE.
+    fn get(&self, gram: u32, last: u32) -> u32 {
+        let number = match self.width {
+            Some(width) => self.table.get(gram as usize * width + last as usize),
+            None => self.map.get(&(gram, last)),
+        };
+        number.copied().unwrap_or(NONE)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
 struct Count {
     hypothesis: u32,
     reference: u32,
@@ -200,8 +268,9 @@ mod tests {
     proptest! {
         #[test]
         fn as_by_the_definition(
-            hypothesis in vec(0..4_u8, 0..150),
-            references in vec(vec(0..4_u8, 0..150), 0..4),
+            (hypothesis, references) in prop::sample::select(vec![4, 255]).prop_flat_map(|different: u8| {
+                (vec(0..different, 0..400), vec(vec(0..different, 0..400), 0..4))
+            }),
         ) {
             let numbered = Numbered::new(&hypothesis, &references);
             let slow: Vec<_> = (1..6).map(|order| slow_matches(&hypothesis, &references, order)).collect();
