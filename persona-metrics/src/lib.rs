@@ -62,12 +62,14 @@
 //! a judge or a model: each is an [`Error`], never a panic and never a NaN. Empty texts are allowed and have the value
 //! that the package followed gives them. Two scores may be compared when their signatures are equal.
 
+mod bits;
 mod bleu;
 mod chrf;
 mod consistency;
 mod copying;
 mod diversity;
 mod error;
+mod example;
 mod metric;
 mod ngrams;
 mod perplexity;

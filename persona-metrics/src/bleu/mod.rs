@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::pycocoevalcap::CocoBleu;
 use crate::error::{Result, same_length};
+use crate::example::Example;
 use crate::metric::Sums;
-use crate::ngrams::{Numbered, ngrams};
+use crate::ngrams::ngrams;
 
 /// BLEU (Papineni et al. 2002), by the package whose numbers are to be met.
 #[derive(Debug, Clone, Copy)]
@@ -43,17 +44,17 @@ impl BleuCounts {
         }
     }
 
-    fn count(&mut self, numbered: &Numbered) {
-        let matched = numbered.matches(self.matched.len());
-        let length = numbered.hypothesis.len();
-        for (order, ((into, from), proposed)) in
+    fn count(&mut self, example: &mut Example) {
+        let (length, closest) = (example.length(), example.closest_length());
+        let matched = example.matches(self.matched.len());
+        for (order, ((into, &from), proposed)) in
             (1..).zip(self.matched.iter_mut().zip(matched).zip(&mut self.proposed))
         {
             *into = into.saturating_add(from);
             *proposed = proposed.saturating_add(ngrams(length, order));
         }
         self.hypothesis_tokens = self.hypothesis_tokens.saturating_add(length as u64);
-        self.reference_tokens = self.reference_tokens.saturating_add(numbered.closest_length() as u64);
+        self.reference_tokens = self.reference_tokens.saturating_add(closest as u64);
     }
 }
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::BleuCounts;
 use crate::error::Result;
+use crate::example::with_example;
 use crate::metric::{Metric, PairMetric, pair_metric_methods};
-use crate::ngrams::Numbered;
 use crate::score::Unit;
 use crate::tokens::{Preprocessing, Split, in_order, preprocessing_setters};
 
@@ -95,11 +95,8 @@ impl Metric for CocoBleu {
 impl PairMetric for CocoBleu {
     fn count(&self, counts: &mut BleuCounts, hypothesis: &str, references: &[&str]) -> Result<()> {
         in_order(Self::NAME, self.swapped, hypothesis, references, |hypothesis, references| {
-            let tokens = |text| self.preprocessing.prepare(text);
-            let hypothesis = tokens(hypothesis);
-            let references: Vec<_> = references.iter().map(|text| tokens(text)).collect();
-            let references: Vec<_> = references.iter().map(|text| self.preprocessing.split(text)).collect();
-            counts.count(&Numbered::new(&self.preprocessing.split(&hypothesis), &references));
+            let tokenize = |text: &str, token: &mut dyn FnMut(&str)| self.preprocessing.tokens(text, token);
+            with_example(hypothesis, references, tokenize, |example| counts.count(example));
         })
     }
 }
