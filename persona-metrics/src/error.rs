@@ -103,6 +103,32 @@ pub enum Error {
         /// Order of the n-grams.
         order: usize,
     },
+    /// A form of the metric that has no value where nothing matches.
+    #[error("{metric}: {form} has no value where no n-gram of order {order} matches")]
+    NoMatches {
+        /// Name of the metric.
+        metric: &'static str,
+        /// Which form of it.
+        form: &'static str,
+        /// Order of the n-grams.
+        order: usize,
+    },
+    /// A ranking of no candidate.
+    #[error("{metric}: the example has no candidate; leave it out")]
+    NoCandidates {
+        /// Name of the metric.
+        metric: &'static str,
+    },
+    /// A ranking of another number of candidates than was set.
+    #[error("{metric}: every example has to have {expected} candidates, this one has {candidates}")]
+    CandidateCount {
+        /// Name of the metric.
+        metric: &'static str,
+        /// The number that was set.
+        expected: usize,
+        /// The number that the example has.
+        candidates: usize,
+    },
     /// Statistics collected under different settings were merged.
     #[error("statistics of different settings cannot be merged: {left} and {right}")]
     SettingsDiffer {

@@ -56,6 +56,21 @@ pub(crate) fn with_example<T>(
     result
 }
 
+thread_local! {
+    static TEXT: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Hands each token of a text to `token`. `tokenize` appends the tokens to a string with a U+0020 between them.
+pub(crate) fn tokenized(text: &str, tokenize: impl FnOnce(&str, &mut String), token: &mut dyn FnMut(&str)) {
+    let mut tokens = TEXT.take();
+    tokens.clear();
+    tokenize(text, &mut tokens);
+    tokens.split(' ').filter(|token| !token.is_empty()).for_each(token);
+    if tokens.capacity() <= KEPT {
+        TEXT.set(tokens);
+    }
+}
+
 impl Example {
     /// Tokens of the hypothesis.
     pub(crate) fn length(&self) -> usize {

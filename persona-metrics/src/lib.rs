@@ -22,7 +22,7 @@
 //!
 //! | type | scores | follows |
 //! |---|---|---|
-//! | [`Bleu`] | BLEU-1 to BLEU-4 | pycocoevalcap; PAL's swapped arguments by option |
+//! | [`Bleu`] | BLEU | sacrebleu; NLTK; ParlAI; pycocoevalcap, PAL's swapped arguments by option |
 //! | [`Rouge`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Chrf`] | chrF, chrF++ | sacrebleu |
 //! | [`Entropy`] | Entropy-1 to Entropy-4, or more | DialoGPT's script, or PAL's code |
@@ -31,6 +31,8 @@
 //! | [`Rouge`] | ROUGE-N, -L, -Lsum, -W | rouge_score, py-rouge, rouge, rouge-chinese, pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
 //! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
+//! | [`UnigramF1`], [`ExactMatch`] | F1, precision, recall; accuracy | ParlAI |
+//! | [`Ranking`] | hits@k, MRR | ParlAI |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
 //! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
 //! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | Macavei et al. |
@@ -72,7 +74,9 @@ mod error;
 mod example;
 mod metric;
 mod ngrams;
+mod parlai;
 mod perplexity;
+mod ranking;
 mod retention;
 mod rouge;
 mod score;
@@ -86,14 +90,19 @@ mod table;
 mod text;
 mod tokens;
 
-pub use bleu::{Bleu, BleuCounts, CocoBleu};
+pub use bleu::{
+    Bleu, BleuCounts, CocoBleu, LastPair, NltkBleu, NltkCounts, NltkMeanBleu, NltkSmoothing, ParlaiBleu,
+    SacreBleu, SacreReport, SacreSmoothing, SacreTokenizer,
+};
 pub use chrf::{Chrf, ChrfCounts};
 pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement, PersonaJudge};
 pub use copying::CopyRate;
 pub use diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PoolSums, PooledDistinct};
 pub use error::{Error, Result};
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
+pub use parlai::{ExactMatch, UnigramF1};
 pub use perplexity::{Perplexity, PerplexityStats};
+pub use ranking::{RankTies, Ranking};
 pub use retention::{AgentRetention, RetentionTable};
 pub use rouge::{
     ChineseRouge, CocoRouge, GoogleRouge, LengthLimit, PltrdyRouge, PyRouge, Rouge, RougeTokenizer, RougeType,

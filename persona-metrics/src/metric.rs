@@ -232,6 +232,11 @@ impl<M: Metric> Statistics<M> {
         self.metric.values(&self.sums)
     }
 
+    /// The settings.
+    pub fn metric(&self) -> &M {
+        &self.metric
+    }
+
     /// What has been added up.
     pub fn sums(&self) -> &M::Sums {
         &self.sums

@@ -1,10 +1,18 @@
 //! BLEU as the packages compute it, and the counts that its corpus forms share.
 
+mod nltk;
+mod nltk_smoothing;
+mod parlai;
 mod pycocoevalcap;
+mod sacrebleu;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::nltk::{LastPair, NltkBleu, NltkCounts, NltkMeanBleu};
+pub use self::nltk_smoothing::NltkSmoothing;
+pub use self::parlai::ParlaiBleu;
 pub use self::pycocoevalcap::CocoBleu;
+pub use self::sacrebleu::{SacreBleu, SacreReport, SacreSmoothing, SacreTokenizer};
 use crate::error::{Result, same_length};
 use crate::example::Example;
 use crate::metric::Sums;
@@ -18,6 +26,21 @@ impl Bleu {
     /// pycocoevalcap's `Bleu(4)`, which PAL's table uses.
     pub fn pycocoevalcap() -> CocoBleu {
         CocoBleu::default()
+    }
+
+    /// sacrebleu 2.6: `corpus_bleu`, and `sentence_bleu` with the effective order.
+    pub fn sacrebleu() -> SacreBleu {
+        SacreBleu::default()
+    }
+
+    /// NLTK 3.10: `corpus_bleu`, `sentence_bleu`, and the mean of the latter, on words or characters.
+    pub fn nltk() -> NltkBleu {
+        NltkBleu::default()
+    }
+
+    /// ParlAI 1.7's BLEU-1 to BLEU-4.
+    pub fn parlai() -> ParlaiBleu {
+        ParlaiBleu::new()
     }
 }
 

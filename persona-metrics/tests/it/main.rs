@@ -5,6 +5,7 @@
 
 mod fixtures;
 mod properties;
+mod properties_bleu;
 mod properties_chrf;
 mod properties_diversity;
 mod properties_rouge;
