@@ -41,11 +41,7 @@ impl Parlai {
     fn take(&mut self, number: Option<u64>, text: &str, place: Place) -> Result<()> {
         let malformed = |place: Place, problem: String| Error::Malformed { place, problem };
         if number == Some(1) {
-            self.finish();
-            self.started += 1;
-            let id = numbered(&self.stem, self.started);
-            let dialogue = Dialogue { id, personas: Default::default(), turns: Vec::new() };
-            self.current = Some(Current { dialogue, place: place.clone(), last: 0, exchanges: 0 });
+            self.begin(place.clone());
         }
         let Some(current) = self.current.as_mut() else {
             if self.started == 0 {
@@ -83,6 +79,15 @@ impl Parlai {
         current.exchanges += 1;
         push_exchange(&mut current.dialogue.turns, utterance, response, &mut self.notes);
         Ok(())
+    }
+
+    /// The current dialogue is whole, and another starts.
+    fn begin(&mut self, place: Place) {
+        self.finish();
+        self.started += 1;
+        let id = numbered(&self.stem, self.started);
+        let dialogue = Dialogue { id, personas: Default::default(), turns: Vec::new() };
+        self.current = Some(Current { dialogue, place, last: 0, exchanges: 0 });
     }
 
     /// The current dialogue is whole.
@@ -130,9 +135,15 @@ impl Loader for Parlai {
                     return self.ready.pop_front();
                 }
                 Some(Err(error)) => {
+                    // What is broken may follow a number that can be read, and 1 says that the dialogue before is whole.
+                    let number = self.lines.bytes().split(|&byte| byte == b' ').next();
+                    if number == Some(b"1") {
+                        self.begin(self.lines.place());
+                    }
                     self.current = None;
                     self.started = self.started.max(1);
-                    return Some(Err(error));
+                    self.ready.push_back(Err(error));
+                    continue;
                 }
                 Some(Ok(line)) if line.trim().is_empty() => continue,
                 Some(Ok(line)) => match line.split_once(' ') {

@@ -99,6 +99,11 @@ impl Lines {
         Place { file: self.name.clone(), line: self.number, record: None }
     }
 
+    /// The bytes of the line that was read last, or of as much of it as could be read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.line
+    }
+
     /// The next line; `None` at the end, and after an error of reading. A line that is not UTF-8 is an error of its own,
     /// and the lines after it can be read.
     pub(crate) fn next(&mut self) -> Option<Result<&str>> {

@@ -30,7 +30,7 @@ pub(super) struct SpcCsv {
 impl SpcCsv {
     pub(super) fn new(source: Source) -> Self {
         let stem = source.stem();
-        let quotes = Quotes { bytes: source.bytes, open: false, ended: false };
+        let quotes = Quotes { bytes: source.bytes, at: At::Start, ended: false };
         // The reader's own CR LF rows are counted one line short; the CR is taken off with the other white space.
         let rows = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -53,7 +53,7 @@ impl SpcCsv {
             })?;
             // A row is given out at its line end; only one without, as within an open quote, makes the reader meet the end.
             let quotes = self.rows.get_ref();
-            if more && quotes.ended && quotes.open {
+            if more && quotes.ended && quotes.at == At::Quoted {
                 let problem = "the file ends within a quoted cell; was it fetched whole?".into();
                 return Err(Error::Malformed { place: self.place(), problem });
             }
@@ -161,19 +161,43 @@ impl Loader for SpcCsv {
     }
 }
 
-/// Bytes on their way to the CSV reader, which does not tell an unfinished quoted cell from a finished one. Quotes within
-/// quoted cells are doubled, so that an odd number of them leaves a cell open.
+/// Bytes on their way to the CSV reader, which does not tell an unfinished quoted cell from a finished one: this follows
+/// the quotes by the reader's own rules.
 struct Quotes {
     bytes: Bytes,
-    open: bool,
+    at: At,
     ended: bool,
+}
+
+/// Where in a cell the bytes read so far end.
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    /// Before its first byte, the one place where a quote opens it.
+    Start,
+    /// In bare text, where a quote is a character like any other.
+    Bare,
+    /// Within the quotes.
+    Quoted,
+    /// After a quote within the quotes: the closing one, or the first of two that stand for one.
+    Quote,
+}
+
+impl At {
+    fn after(self, byte: u8) -> Self {
+        match (self, byte) {
+            (Self::Start | Self::Quote, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::Quote,
+            (Self::Quoted, _) => Self::Quoted,
+            (_, b',' | b'\n') => Self::Start,
+            _ => Self::Bare,
+        }
+    }
 }
 
 impl Read for Quotes {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.bytes.read(into)?;
-        let quotes = into.iter().take(count).filter(|&&byte| byte == b'"').count();
-        self.open ^= quotes % 2 == 1;
+        self.at = into.iter().take(count).fold(self.at, |at, &byte| at.after(byte));
         self.ended |= count == 0 && !into.is_empty();
         Ok(count)
     }

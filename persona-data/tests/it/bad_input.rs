@@ -98,6 +98,39 @@ fn parlai_lines() {
 }
 
 #[test]
+fn a_line_that_is_not_utf_8_costs_its_dialogue_and_no_other() {
+    let around = |broken: &[u8]| [b"1 a\tb\n2 c\td\n", broken, b"1 g\th\n"].concat();
+    for (broken, error) in [
+        (&b"1 \xff\tb\n2 e\tf\n"[..], "E f.x:3: byte 3 of the line"),
+        (b"1 your persona: \xff\n2 e\tf\n", "E f.x:3: byte 17 of the line"),
+        (b"1 e\tf\n2 \xff\tf\n3 e\tf\n", "E f.x:4: byte 3 of the line"),
+        (b"1 e\tf\n2 e\t\xff\n", "E f.x:4: byte 5 of the line"),
+    ] {
+        check(around(broken), Format::Parlai, &["f-00001", error, "f-00003"]);
+    }
+    let twice = around(b"1 \xff\tb\n2 \xff\tf\n1 \xff\tb\n");
+    let error = |line: u32| format!("E f.x:{line}: byte 3 of the line");
+    let want = ["f-00001", &error(3), &error(4), &error(5), "f-00004"];
+    check(twice, Format::Parlai, &want);
+    check(b"1 \xff\tb\n2 e\tf\n1 g\th\n", Format::Parlai, &["E f.x:1: byte 3", "f-00002"]);
+    check(b"1 a\tb\n1 \xff\tb\n", Format::Parlai, &["f-00001", "E f.x:2: byte 3"]);
+
+    let derived =
+        |text: &[u8]| [br#"{"persona": ["p"], "turns": [["u", ""#, text, b"\"]], \"id\": \"a\"}\n"].concat();
+    let broken = [derived(b"r"), derived(b"\xff"), derived(b"r")].concat();
+    check(broken, Format::Derived, &["a", "E f.x:2: byte 37 of the line", "a"]);
+    let spc = |text: &[u8]| {
+        let start = br#"{"id": "a", "user_1_personas": [], "user_2_personas": [], "utterances": [[1, ""#;
+        [&start[..], text, b"\"]]}\n"].concat()
+    };
+    let broken = [spc(b"r"), spc(b"\xff"), spc(b"r")].concat();
+    check(broken, Format::SpcJsonl, &["a", "E f.x:2: byte 79 of the line", "a"]);
+    let broken = b"[{\"persona\": [], \"dialogue\": [[\"a\", \"b\"]]}, {\"persona\": [\"\xff\"]},\n\
+                   {\"persona\": [], \"dialogue\": [[\"a\", \"b\"]]}]";
+    check(broken, Format::Xpersona, &["f-00001", "E f.x:1 (record 2): byte ", "f-00003"]);
+}
+
+#[test]
 fn tables() {
     let header = "user 1 personas,user 2 personas,Best Generated Conversation\r\n";
     let row = "\"i sail.\ni swim.\",i run.,\"User 1: hi\nUser 2: hi\"\r\n";
@@ -118,6 +151,19 @@ fn tables() {
     // A last row without its line end is whole.
     let text = format!("{header}{}", row.trim_end());
     check(text, Format::SpcCsv, &["f-00001"]);
+    // A quote in a bare cell is text, and two in a quoted cell are one.
+    for last in [
+        "i am 5' 4\" tall.,b,User 1: hi",
+        "a,b,\"User 1: \"\"hi\"\"\"",
+        "a,b,\"User 1: \"hi\"",
+        "a,\"b\",User 1: \"",
+    ] {
+        check(format!("{header}{row}{last}"), Format::SpcCsv, &["f-00001", "f-00002"]);
+    }
+    for last in ["5\",b,\"User 1: hi", "a,b,\"User 1: hi\"\"", "a,\"b,User 1: hi"] {
+        let want = ["f-00001", "E f.x:5: the file ends within a quoted cell"];
+        check(format!("{header}{row}{last}"), Format::SpcCsv, &want);
+    }
 }
 
 #[test]
