@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// agent's tag, or the word before a selection). The control tokens stand in the template as text, the beginning of the
 /// text included: encoding adds none of its own, so there is exactly one BOS where the template writes one.
 ///
+/// White space is as in transformers' chat templates: the template's last line break is dropped, and so are a line break
+/// right after a `{% %}` tag and the spaces that stand before one on its line (`trim_blocks` and `lstrip_blocks`).
+///
 /// ```
 /// use persona_data::{ChatFormat, PromptSet};
 ///

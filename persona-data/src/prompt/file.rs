@@ -97,14 +97,12 @@ pub(super) fn compile(file: &SetFile, chat: &ChatFormat, origin: &str) -> Result
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_fuel(Some(FUEL));
     let sources = [
-        ("selection", &file.templates.selection),
+        ("selection", file.templates.selection.as_str()),
         ("generation", &file.templates.generation),
         ("history_only", &file.templates.history_only),
+        ("chat", chat.template()),
     ];
-    // A chat format's template is taken as it stands: its line breaks count.
-    environment
-        .add_template_owned("chat", chat.template().to_owned())
-        .map_err(|source| template_error(source, "chat", origin))?;
+    // As transformers renders chat templates; that a template's last line break is dropped is the engine's default.
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
@@ -113,7 +111,7 @@ pub(super) fn compile(file: &SetFile, chat: &ChatFormat, origin: &str) -> Result
     environment.set_syntax(syntax);
     for (key, source) in sources {
         environment
-            .add_template_owned(key, source.clone())
+            .add_template_owned(key, source.to_owned())
             .map_err(|source| template_error(source, key, origin))?;
     }
     Ok(environment)

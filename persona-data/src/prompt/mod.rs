@@ -75,7 +75,7 @@ impl PromptKind<'_> {
 /// selection = "Relevant:"
 /// response = "person2:"
 ///
-/// [templates]                        # minijinja, trim_blocks and lstrip_blocks on
+/// [templates]                        # minijinja, white space as in transformers' chat templates (see ChatFormat)
 /// selection = "..."                  # persona, history, none_phrase, agent, partner
 /// generation = "..."                 # these and highlight, which is `none` for Highlight::Absent
 /// history_only = "..."               # history, none_phrase, agent, partner
@@ -337,13 +337,13 @@ impl PromptSet {
     /// Matches what a model answered to a selection prompt with the persona it was asked about. Only the first line
     /// that is not empty counts, and in this order:
     ///
-    /// 1. it begins with the phrase for "none", whatever its case and punctuation: no description;
-    /// 2. it begins with the number of a description, and nothing or that description's text follows: that description;
-    /// 3. its text (without the number) is that of a description, but for case, punctuation and spacing: that
-    ///    description, so the text wins where number and text disagree;
-    /// 4. it begins with the number of a description, whatever follows: that description;
-    /// 5. the description with the largest word overlap of at least [`OVERLAP_BOUND`], the first among equals;
-    /// 6. otherwise no description, with [`MatchedBy::Nothing`].
+    /// 1. it begins with the number of a description, whatever follows: that description. A number that no description
+    ///    has is left aside, and the text after it counts;
+    /// 2. it is the text of a description, but for case, punctuation and spacing: that description, the first among
+    ///    equals. In the same way it may be the phrase for "none": no description;
+    /// 3. the description with the largest word overlap of at least [`OVERLAP_BOUND`], the first among equals;
+    /// 4. otherwise no description: with [`MatchedBy::NonePhrase`] where it begins with the words of the phrase for
+    ///    "none", with [`MatchedBy::Nothing`] where it does not.
     #[must_use]
     pub fn match_selection(&self, generated: &str, persona: &[String]) -> Selection {
         selection::match_selection(generated, persona, &self.file.none_phrase)

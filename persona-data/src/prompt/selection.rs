@@ -33,28 +33,21 @@ pub const OVERLAP_BOUND: f64 = 0.5;
 
 pub(super) fn match_selection(generated: &str, persona: &[String], none_phrase: &str) -> Selection {
     let line = generated.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let none = normalise(none_phrase);
-    if !none.is_empty() && normalise(line).starts_with(&none) {
-        return Selection { choice: None, how: MatchedBy::NonePhrase };
-    }
-    let (number, text) = split_number(line);
-    let numbered = number.filter(|&number| number < persona.len());
     let found = |choice, how| Selection { choice: Some(choice), how };
+    let none = Selection { choice: None, how: MatchedBy::NonePhrase };
 
+    let (number, text) = split_number(line);
+    if let Some(number) = number.filter(|&number| number < persona.len()) {
+        return found(number, MatchedBy::Number);
+    }
     let plain = normalise(text);
-    let same = |index: usize| persona.get(index).is_some_and(|description| normalise(description) == plain);
-    if let Some(number) = numbered
-        && (plain.is_empty() || same(number))
-    {
-        return found(number, MatchedBy::Number);
-    }
-    if !plain.is_empty()
-        && let Some(index) = (0..persona.len()).find(|&index| same(index))
-    {
-        return found(index, MatchedBy::Text);
-    }
-    if let Some(number) = numbered {
-        return found(number, MatchedBy::Number);
+    if !plain.is_empty() {
+        if let Some(index) = persona.iter().position(|description| normalise(description) == plain) {
+            return found(index, MatchedBy::Text);
+        }
+        if normalise(none_phrase) == plain {
+            return none;
+        }
     }
     let mut best = None;
     for (index, description) in persona.iter().enumerate() {
@@ -65,6 +58,7 @@ pub(super) fn match_selection(generated: &str, persona: &[String], none_phrase: 
     }
     match best {
         Some((index, _)) => found(index, MatchedBy::Overlap),
+        None if words(text).starts_with(&words(none_phrase)) => none,
         None => Selection { choice: None, how: MatchedBy::Nothing },
     }
 }
@@ -106,7 +100,7 @@ fn normalise(text: &str) -> String {
     text.chars().map(narrow).filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// The words of a text, lower-case, each once: runs of letters and digits; every Han or kana character is a word.
+/// The words of a text, lower-case, in order: runs of letters and digits; every Han or kana character is a word.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -123,13 +117,17 @@ fn words(text: &str) -> Vec<String> {
     }
     words.push(word);
     words.retain(|word| !word.is_empty());
-    words.sort();
-    words.dedup();
     words
 }
 
 fn word_overlap(a: &str, b: &str) -> f64 {
-    let (a, b) = (words(a), words(b));
+    let set = |text| {
+        let mut words = words(text);
+        words.sort_unstable();
+        words.dedup();
+        words
+    };
+    let (a, b) = (set(a), set(b));
     let common = a.iter().filter(|word| b.binary_search(word).is_ok()).count();
     if common == 0 { 0.0 } else { 2.0 * common as f64 / (a.len() + b.len()) as f64 }
 }
@@ -148,12 +146,35 @@ mod tests {
     }
 
     #[test]
-    fn the_phrase_for_none_comes_first() {
-        for text in
-            ["No personal description.", " no personal description", "NO PERSONAL DESCRIPTION!\nperson1: hi"]
-        {
+    fn the_phrase_for_none_alone_or_before_other_words() {
+        for text in [
+            "No personal description.",
+            " no personal description",
+            "NO PERSONAL DESCRIPTION!\nperson1: hi",
+            "No personal description applies here.",
+            "9. No personal description.",
+        ] {
             assert_eq!(matched(text), (None, MatchedBy::NonePhrase), "{text}");
         }
+        assert_eq!(matched("No personal descriptions apply."), (None, MatchedBy::Nothing));
+        assert_eq!(matched("No personal description but: I have a turtle"), (Some(0), MatchedBy::Overlap));
+    }
+
+    #[test]
+    fn a_description_may_begin_like_the_phrase_for_none() {
+        let persona: Vec<String> =
+            ["None of my dogs bark.", "None at all", "Nonetheless."].map(str::to_owned).to_vec();
+        let matched = |text| match_selection(text, &persona, "None");
+        let found = |choice, how| Selection { choice: Some(choice), how };
+        assert_eq!(matched("None of my dogs bark"), found(0, MatchedBy::Text));
+        assert_eq!(matched("none of my dogs ever bark"), found(0, MatchedBy::Overlap));
+        assert_eq!(matched("2. None"), found(1, MatchedBy::Number));
+        assert_eq!(matched("nonetheless"), found(2, MatchedBy::Text));
+        let none = Selection { choice: None, how: MatchedBy::NonePhrase };
+        // "None at all" has half its words in common with "None", which is the phrase to the letter.
+        assert_eq!(matched("None."), none);
+        assert_eq!(matched("None, it is about the weather"), none);
+        assert_eq!(matched("Nonesuch"), Selection { how: MatchedBy::Nothing, ..none });
     }
 
     #[test]
@@ -167,14 +188,15 @@ mod tests {
             "２．I love to cook",
             "2。x",
             "2: y",
+            // The text of another description does not count against the number.
+            "2. I have a turtle.",
         ] {
             assert_eq!(matched(text), (Some(1), MatchedBy::Number), "{text}");
         }
     }
 
     #[test]
-    fn text_wins_over_a_number_that_points_elsewhere() {
-        assert_eq!(matched("3. i have a turtle"), (Some(0), MatchedBy::Text));
+    fn text_counts_where_no_description_has_the_number() {
         assert_eq!(matched("9. i have a turtle"), (Some(0), MatchedBy::Text));
         assert_eq!(matched("I LOVE to cook"), (Some(1), MatchedBy::Text));
         // The number is part of the description here, not its place in the list.

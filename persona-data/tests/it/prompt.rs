@@ -200,6 +200,10 @@ fn a_set_of_the_users_own() {
     let chat = "chat_template = \"<s>[{{ prompt }}] {{ cue }}\"\nname = \"own\"";
     let own_chat = PromptSet::from_toml(&OWN.replacen("name = \"own\"", chat, 1), "own.toml").unwrap();
     assert_eq!(own_chat.history_only(&history(&["hi"])).unwrap(), "<s>[A: hi] B:");
+    // White space as transformers has it: a tag leaves no line behind, and the last line break is dropped.
+    let blocks = ChatFormat::new("blocks", "{% if cue %}\n<s>{{ prompt }}\n  {% endif %}\n{{ cue }}\n");
+    let blocks = prompts.with_chat(blocks).unwrap();
+    assert_eq!(blocks.history_only(&history(&["hi"])).unwrap(), "<s>A: hi\nB:");
 }
 
 #[test]
