@@ -169,7 +169,8 @@ pub enum Responder {
 pub struct ExampleOptions {
     /// Whose turns become responses.
     pub responder: Responder,
-    /// How many turns before the response are kept, `None` for all. PAL's English data has 3.
+    /// How many turns before the response are kept, `None` for all; a number or `"all"` in files. PAL's English data has 3.
+    #[serde(with = "turns")]
     pub history_turns: Option<usize>,
     /// Whether a response with an empty history is an example: one that opens the dialogue, such as the reply to
     /// ConvAI2's `__SILENCE__`.
@@ -179,6 +180,65 @@ pub struct ExampleOptions {
 impl Default for ExampleOptions {
     fn default() -> Self {
         Self { responder: Responder::Two, history_turns: Some(3), openings: false }
+    }
+}
+
+/// A number of turns, or all of them: TOML has no null to say so.
+mod turns {
+    use std::fmt;
+
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    const ALL: &str = "all";
+
+    #[allow(clippy::ref_option, reason = "serde gives the field by reference")]
+    pub(super) fn serialize<S: Serializer>(turns: &Option<usize>, to: S) -> Result<S::Ok, S::Error> {
+        match turns {
+            Some(turns) => to.serialize_u64(*turns as u64),
+            None => to.serialize_str(ALL),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+        from.deserialize_any(Turns)
+    }
+
+    struct Turns;
+
+    impl Visitor<'_> for Turns {
+        type Value = Option<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a number of turns, or {ALL:?}")
+        }
+
+        fn visit_u64<E: Error>(self, turns: u64) -> Result<Self::Value, E> {
+            // More turns than can be counted are all turns.
+            Ok(usize::try_from(turns).ok())
+        }
+
+        fn visit_i64<E: Error>(self, turns: i64) -> Result<Self::Value, E> {
+            match u64::try_from(turns) {
+                Ok(turns) => self.visit_u64(turns),
+                Err(_) => Err(E::invalid_value(serde::de::Unexpected::Signed(turns), &self)),
+            }
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text {
+                ALL => Ok(None),
+                other => Err(E::invalid_value(serde::de::Unexpected::Str(other), &self)),
+            }
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
     }
 }
 

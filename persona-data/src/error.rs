@@ -139,10 +139,18 @@ pub enum Error {
         file: String,
     },
     /// Two dialogues of one set have the same id.
-    #[error("two dialogues are called {id:?}; rename one, a split tells dialogues apart by their ids")]
+    #[error(
+        "two dialogues are called {id:?}: {first} and {second}. A split tells dialogues apart by their ids, and where a \
+         file has none they begin with its name without folders: if the dialogues are of two files of one name in different \
+         folders, rename a file, or give `read` another name for it; otherwise change one dialogue's id"
+    )]
     DuplicateId {
         /// The id.
         id: String,
+        /// Where the first one stands, as `dialogue 3`, or `train, dialogue 3` where the sets have names; from 1.
+        first: String,
+        /// Where the other one stands.
+        second: String,
     },
     /// The parts asked for cannot be made.
     #[error("cannot split {dialogues} dialogues with {examples} examples: {problem}")]
@@ -273,6 +281,22 @@ pub enum Error {
         largest: usize,
         /// The rows of the model's embedding.
         rows: usize,
+    },
+    /// A tokenizer and a model's configuration give a special token different ids.
+    #[error(
+        "the tokenizer does not match the checkpoint: its {role} token is {token:?} with id {own}, and the model's \
+         configuration says {role}_token_id {model}; take the tokenizer that was saved with the model, or name its {role} \
+         token in SpecialTokens"
+    )]
+    SpecialTokenMismatch {
+        /// What the token is for: `eos` or `bos`.
+        role: &'static str,
+        /// The tokenizer's token.
+        token: String,
+        /// Its id in the tokenizer.
+        own: u32,
+        /// The id in the model's configuration.
+        model: u32,
     },
     /// An id is outside a tokenizer's vocabulary.
     #[error(

@@ -68,7 +68,7 @@ impl RecordList {
         options: &ExampleOptions,
         seed: u64,
     ) -> Result<Self> {
-        check_ids(dialogues.iter().map(|dialogue| dialogue.id.as_str()))?;
+        check_ids(&[("", dialogues)])?;
         let counts: Vec<usize> = dialogues.iter().map(|dialogue| dialogue.example_count(options)).collect();
         let examples = counts.iter().sum();
         let fail = |problem: String| Error::Split { dialogues: dialogues.len(), examples, problem };
@@ -139,7 +139,7 @@ impl RecordList {
     /// [`Error::DuplicateId`]; [`Error::RecordList`] when the list names a dialogue that is not there or names one twice,
     /// when a dialogue is missing from the list, or when a part's dialogues do not give the number of examples noted.
     pub fn apply(&self, dialogues: Vec<Dialogue>) -> Result<Vec<Vec<Dialogue>>> {
-        check_ids(dialogues.iter().map(|dialogue| dialogue.id.as_str()))?;
+        check_ids(&[("", &dialogues)])?;
         let fail = |problem: String| Error::RecordList { problem };
         let mut part_of: HashMap<&str, usize> = HashMap::new();
         for (at, part) in self.parts.iter().enumerate() {
@@ -208,7 +208,7 @@ impl PalParts {
         options: &ExampleOptions,
         seed: u64,
     ) -> Result<(Self, RecordList)> {
-        check_ids(train.iter().chain(&valid).chain(&test).map(|dialogue| dialogue.id.as_str()))?;
+        check_ids(&[("train, ", &train), ("valid, ", &valid), ("test, ", &test)])?;
         let [train_name, name1, name2, test_name] = Self::NAMES;
         let mut list = RecordList::draw(&valid, &[(name1, valid1), (name2, valid2)], options, seed)?;
         let given = |name: &str, set: &[Dialogue]| Part {
@@ -255,11 +255,16 @@ impl PalParts {
     }
 }
 
-fn check_ids<'a>(ids: impl Iterator<Item = &'a str>) -> Result<()> {
-    let mut seen = HashSet::new();
-    for id in ids {
-        if !seen.insert(id) {
-            return Err(Error::DuplicateId { id: id.to_owned() });
+/// No two dialogues of all sets may have one id; what stands before a set names it in the error.
+fn check_ids(sets: &[(&str, &[Dialogue])]) -> Result<()> {
+    let mut seen = HashMap::new();
+    for (set, dialogues) in sets {
+        for (at, dialogue) in dialogues.iter().enumerate() {
+            if let Some((before, place)) = seen.insert(dialogue.id.as_str(), (set, at)) {
+                let name = |set: &str, at: usize| format!("{set}dialogue {}", at + 1);
+                let (first, second) = (name(before, place), name(set, at));
+                return Err(Error::DuplicateId { id: dialogue.id.clone(), first, second });
+            }
         }
     }
     Ok(())

@@ -233,6 +233,25 @@ impl TextTokenizer {
         Ok(())
     }
 
+    /// Whether this looks like a model's own tokenizer: [`TextTokenizer::check_vocabulary`] with the model's `rows`, and the
+    /// ids of EOS and BOS that the model's configuration names, where both sides name one. A tokenizer that passes may still
+    /// be another one with the same ids.
+    ///
+    /// # Errors
+    /// [`Error::VocabularyMismatch`], [`Error::SpecialTokenMismatch`].
+    pub fn check_model(&self, rows: usize, bos: Option<u32>, eos: Option<u32>) -> Result<()> {
+        self.check_vocabulary(rows)?;
+        for (role, own, model) in [("eos", Some(self.eos), eos), ("bos", self.bos, bos)] {
+            if let (Some(own), Some(model)) = (own, model)
+                && own != model
+            {
+                let token = self.inner.id_to_token(own).unwrap_or_default();
+                return Err(Error::SpecialTokenMismatch { role, token, own, model });
+            }
+        }
+        Ok(())
+    }
+
     /// Writes `tokenizer.json` (the bytes that were read) and a `tokenizer_config.json` with the special tokens, which
     /// transformers loads as a `PreTrainedTokenizerFast`. The folder is made where it is missing; each file is replaced
     /// as a whole or not at all.

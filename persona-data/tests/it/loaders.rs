@@ -259,3 +259,40 @@ fn every_format_may_be_gzipped_and_marked() {
         assert_eq!(strict(packed), want, "{name}");
     }
 }
+
+#[test]
+fn all_turns_can_be_written_in_toml_and_in_json() {
+    let all = ExampleOptions { history_turns: None, ..ExampleOptions::default() };
+    let text = toml::to_string(&all).unwrap();
+    assert!(text.contains("history_turns = \"all\""), "{text}");
+    assert_eq!(toml::from_str::<ExampleOptions>(&text).unwrap(), all);
+    let text = serde_json::to_string(&all).unwrap();
+    assert!(text.contains("\"history_turns\":\"all\""), "{text}");
+    assert_eq!(serde_json::from_str::<ExampleOptions>(&text).unwrap(), all);
+    assert_eq!(serde_json::from_str::<ExampleOptions>("{\"history_turns\": null}").unwrap(), all);
+
+    let read = |text: &str| toml::from_str::<ExampleOptions>(text).map(|options| options.history_turns);
+    assert_eq!(read("history_turns = 5"), Ok(Some(5)));
+    assert_eq!(read(""), Ok(Some(3)));
+    for text in ["history_turns = \"most\"", "history_turns = -1", "history_turns = 1.5"] {
+        let message = read(text).unwrap_err().to_string();
+        assert!(message.contains("a number of turns, or \"all\""), "{message}");
+    }
+    let few = ExampleOptions { history_turns: Some(7), ..ExampleOptions::default() };
+    assert_eq!(toml::from_str::<ExampleOptions>(&toml::to_string(&few).unwrap()).unwrap(), few);
+}
+
+#[test]
+fn a_window_of_any_length() {
+    let text = "1 a\tb\n2 c\td\n3 e\tf\n";
+    let dialogue = read(Cursor::new(text), "f", Format::Parlai).unwrap().next().unwrap().unwrap();
+    let lengths = |history_turns| -> Vec<usize> {
+        let options = ExampleOptions { history_turns, ..ExampleOptions::default() };
+        let examples = dialogue.examples(&options);
+        assert_eq!(examples.len(), dialogue.example_count(&options));
+        examples.iter().map(|example| example.history.len()).collect()
+    };
+    assert_eq!(lengths(Some(usize::MAX)), [1, 3, 5]);
+    assert_eq!(lengths(None), [1, 3, 5]);
+    assert_eq!(lengths(Some(0)), [0, 0, 0]);
+}

@@ -58,7 +58,9 @@ fn only_valid_is_divided_where_the_sets_are_given() {
         &options,
         1,
     );
-    assert!(matches!(error, Err(Error::DuplicateId { .. })));
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("\"d-0\": train, dialogue 1 and valid, dialogue 1"), "{message}");
+    assert!(message.contains("in different folders"), "{message}");
 }
 
 #[test]
@@ -103,7 +105,8 @@ fn a_list_of_other_data_is_refused() {
     assert!(problem(set("d", 50), &three).contains("its parts are"));
     let mut doubled = set("d", 50);
     doubled.extend(set("d", 1));
-    assert!(matches!(list.apply(doubled), Err(Error::DuplicateId { .. })));
+    let message = list.apply(doubled).unwrap_err().to_string();
+    assert!(message.contains("\"d-0\": dialogue 1 and dialogue 51"), "{message}");
 }
 
 #[test]
