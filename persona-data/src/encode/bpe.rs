@@ -15,11 +15,14 @@ const PAD: &str = "<pad>";
 const BOS: &str = "<s>";
 const EOS: &str = "</s>";
 
+/// The largest vocabulary: training reserves memory for all of it before it reads a text.
+const MOST: usize = 1 << 22;
+
 /// How a byte-level BPE is trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BpeOptions {
-    /// The size of the vocabulary, special tokens and the 256 bytes included: at least 259. A corpus with too few
+    /// The size of the vocabulary, special tokens and the 256 bytes included: 259 to 4,194,304. A corpus with too few
     /// different words gives a smaller one, see [`TextTokenizer::vocab_size`].
     pub vocab_size: usize,
     /// How often two tokens must stand side by side to become one.
@@ -39,7 +42,7 @@ impl Default for BpeOptions {
 /// Best trained on what the model will read: rendered prompts and targets, rather than bare utterances.
 ///
 /// # Errors
-/// [`Error::TokenizerTraining`] for a vocabulary below 259, and when there is no text.
+/// [`Error::TokenizerTraining`] for a vocabulary outside [`BpeOptions::vocab_size`]'s range, and when there is no text.
 ///
 /// ```
 /// use persona_data::{BpeOptions, train_byte_level_bpe};
@@ -59,6 +62,10 @@ pub fn train_byte_level_bpe(
     if options.vocab_size < least {
         let problem =
             format!("vocab_size {} is below {least}: 256 bytes and 3 special tokens", options.vocab_size);
+        return Err(Error::TokenizerTraining { problem });
+    }
+    if options.vocab_size > MOST {
+        let problem = format!("vocab_size {} is above {MOST}; ask for no more", options.vocab_size);
         return Err(Error::TokenizerTraining { problem });
     }
     let failed = |source| Error::Tokenizer { tokenizer: "tokenizer in training".to_owned(), source };

@@ -220,10 +220,10 @@ impl ExampleEncoder {
 
     /// A preference pair from finished texts: the prompt as [`ExampleEncoder::prompt`] or a [`PromptSet`] gives it, the
     /// replies as [`PromptSet::response_target`] does, prefix included. Nothing is cut: where a text's turns end is not
-    /// known any more.
+    /// known any more. An empty rejected reply is EOS alone: it is what a model that says nothing has generated.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::EmptyTarget`], [`Error::ControlToken`] in a reply, [`Error::TooLong`] when the
+    /// [`Error::EmptyPrompt`], [`Error::EmptyTarget`] for an empty chosen reply, [`Error::ControlToken`] in a reply, [`Error::TooLong`] when the
     /// prompt with the longer reply does not fit.
     pub fn encode_pair(&self, id: &str, prompt: &str, chosen: &str, rejected: &str) -> Result<EncodedPair> {
         let prompt = self.tokenizer.encode(prompt)?;
@@ -231,7 +231,10 @@ impl ExampleEncoder {
             return Err(Error::EmptyPrompt { id: id.to_owned() });
         }
         let chosen = self.target(id, "chosen", chosen)?;
-        let rejected = self.target(id, "rejected", rejected)?;
+        let rejected = match rejected.trim() {
+            "" => vec![self.tokenizer.eos_id()],
+            _ => self.target(id, "rejected", rejected)?,
+        };
         let (limit, name) = self.source_limit(id, "pair", chosen.len().max(rejected.len()))?;
         if prompt.len() > limit {
             return Err(Error::TooLong {

@@ -76,7 +76,7 @@ pub struct EncodedPair {
     pub prompt: Vec<u32>,
     /// The preferred reply's ids; the last one is EOS.
     pub chosen: Vec<u32>,
-    /// The other reply's ids; the last one is EOS.
+    /// The other reply's ids; the last one is EOS, and the only one of an empty reply.
     pub rejected: Vec<u32>,
 }
 

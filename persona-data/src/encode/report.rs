@@ -28,7 +28,11 @@ impl Lengths {
         let count = lengths.len();
         let rank = |percent: usize| (count * percent).div_ceil(100).saturating_sub(1);
         let at = |index: usize| lengths.get(index).copied().unwrap_or(0);
-        let mean = if count == 0 { 0.0 } else { lengths.iter().sum::<usize>() as f64 / count as f64 };
+        let mean = if count == 0 {
+            0.0
+        } else {
+            lengths.iter().map(|&length| length as f64).sum::<f64>() / count as f64
+        };
         Self { mean, p50: at(rank(50)), p99: at(rank(99)), max: at(count.saturating_sub(1)) }
     }
 }
@@ -66,7 +70,7 @@ impl EncodeReport {
     /// How many examples were dropped, over all tasks.
     #[must_use]
     pub fn dropped(&self) -> usize {
-        self.tasks.values().map(|task| task.dropped).sum()
+        self.tasks.values().fold(0, |sum, task| sum.saturating_add(task.dropped))
     }
 }
 
@@ -113,5 +117,7 @@ mod tests {
         assert_eq!(lengths, Lengths { mean: 100.5, p50: 100, p99: 198, max: 200 });
         assert_eq!(Lengths::of(vec![7]), Lengths { mean: 7.0, p50: 7, p99: 7, max: 7 });
         assert_eq!(Lengths::of(Vec::new()), Lengths::default());
+        let largest = Lengths::of(vec![usize::MAX; 4]);
+        assert_eq!((largest.mean, largest.max), (usize::MAX as f64, usize::MAX));
     }
 }

@@ -13,6 +13,8 @@ mod label;
 mod loaders;
 mod prompt;
 mod split;
+#[cfg(feature = "encode")]
+mod tokenizer;
 
 /// A file of `tests/fixtures`.
 fn fixture(name: &str) -> PathBuf {
