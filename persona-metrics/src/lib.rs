@@ -25,6 +25,7 @@
 //! | [`Bleu`] | BLEU | sacrebleu; NLTK; ParlAI; pycocoevalcap, PAL's swapped arguments by option |
 //! | [`Rouge`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Chrf`] | chrF, chrF++ | sacrebleu |
+//! | [`MeteorWithoutWordNet`] | METEOR of exact and stemmed matches | nltk with an empty WordNet |
 //! | [`Entropy`] | Entropy-1 to Entropy-4, or more | DialoGPT's script, or PAL's code |
 //! | [`Distinct`] | Distinct-1, Distinct-2, or more | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`PooledDistinct`] | Distinct of pools of replies, averaged; Dist-S | CLV's code, Otsuka et al. 2024 |
@@ -72,6 +73,7 @@ mod copying;
 mod diversity;
 mod error;
 mod example;
+mod meteor;
 mod metric;
 mod ngrams;
 mod parlai;
@@ -99,6 +101,7 @@ pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement,
 pub use copying::CopyRate;
 pub use diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PoolSums, PooledDistinct};
 pub use error::{Error, Result};
+pub use meteor::MeteorWithoutWordNet;
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use parlai::{ExactMatch, UnigramF1};
 pub use perplexity::{Perplexity, PerplexityStats};

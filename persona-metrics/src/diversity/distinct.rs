@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::metric::{Metric, TextMetric, text_metric_methods};
 use crate::score::Unit;
 use crate::table::NgramTable;
+use crate::text::normalize_answer;
 use crate::tokens::{PreTokenization, Preprocessing, Split, preprocessing_setters};
 
 /// Which published denominator of Distinct-n is used.
@@ -18,12 +19,14 @@ enum Variant {
     Li,
     /// All tokens, whatever n.
     Pal,
+    /// All n-grams, with floors in place of zeros.
+    ParlAi,
 }
 
 impl Variant {
     fn split(self) -> Split {
         match self {
-            Self::Li => Split::Whitespace,
+            Self::Li | Self::ParlAi => Split::Whitespace,
             Self::Pal => Split::Space,
         }
     }
@@ -71,14 +74,29 @@ impl Distinct {
         Self::new(Variant::Pal).pre_tokenization(PreTokenization::SpacePunctuation)
     }
 
-    preprocessing_setters!("Neither package lower-cases; PAL spaces punctuation out.");
+    /// ParlAI's inter-distinct: different n-grams over all n-grams of the tokens that ParlAI normalizes (lower case, no
+    /// ASCII punctuation, no articles), but at least 1e-12 over at least 1e-5, so that there is a value without n-grams.
+    ///
+    /// Its intra-distinct is [`PooledDistinct::parlai_intra`](crate::PooledDistinct::parlai_intra).
+    pub fn parlai_inter() -> Self {
+        Self::new(Variant::ParlAi)
+    }
+
+    preprocessing_setters!(
+        "DialoGPT's script does nothing, PAL spaces punctuation out, ParlAI's own normalization comes after."
+    );
 
     pub(super) fn ngram_orders(&self) -> usize {
         self.orders
     }
 
     pub(super) fn tokens(&self, text: &str, token: &mut dyn FnMut(&str)) {
-        self.preprocessing.tokens(text, token);
+        if self.variant != Variant::ParlAi {
+            return self.preprocessing.tokens(text, token);
+        }
+        let mut normalized = String::with_capacity(text.len());
+        normalize_answer(&self.preprocessing.prepare(text), &mut normalized);
+        self.preprocessing.split(&normalized).into_iter().for_each(token);
     }
 
     /// # Errors
@@ -87,6 +105,9 @@ impl Distinct {
         let all = match self.variant {
             Variant::Li => types.total,
             Variant::Pal => types.tokens,
+            Variant::ParlAi => {
+                return Ok((types.different as f64).max(1e-12) / (types.total as f64).max(1e-5));
+            }
         };
         if all == 0 {
             return Err(Error::NoNgrams { metric: Self::NAME, order });
@@ -126,6 +147,7 @@ impl Metric for Distinct {
         let variant = match self.variant {
             Variant::Li => "li",
             Variant::Pal => "pal",
+            Variant::ParlAi => "parlai",
         };
         format!("variant:{variant}|{}", self.preprocessing.signature())
     }
@@ -149,6 +171,15 @@ mod tests {
         assert_eq!(Distinct::li().corpus(&replies).unwrap().values(), [0.8, 1.0]);
         // i do , too . : 5 types of 7 tokens; 4 different bigrams, divided by 7 as well.
         assert_eq!(Distinct::pal().corpus(&replies).unwrap().values(), [5.0 / 7.0, 4.0 / 7.0]);
+    }
+
+    #[test]
+    fn parlai_normalizes_and_has_floors() {
+        let inter = Distinct::parlai_inter();
+        // dog | is dog: 2 types of 3 tokens, 1 bigram.
+        assert_eq!(inter.corpus(&["A dog!", "is the Dog"]).unwrap().values(), [2.0 / 3.0, 1.0]);
+        assert_eq!(inter.corpus(&["?"]).unwrap().values(), [1e-7, 1e-7]);
+        assert_eq!(inter.characters(true).corpus(&["a aa!"]).unwrap().values(), [0.5, 1.0]);
     }
 
     #[test]

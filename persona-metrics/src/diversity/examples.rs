@@ -206,8 +206,11 @@ impl NgramExamples {
     /// # Errors
     /// A score that has no value for all texts, or for all texts but one, named by its index.
     pub fn leave_one_out(&self) -> Result<Vec<LeaveOneOut>> {
-        if self.texts == 0 {
-            return Err(Error::EmptyCorpus { metric: self.metric.name() });
+        let empty = Error::EmptyCorpus { metric: self.metric.name() };
+        match self.texts {
+            0 => return Err(empty),
+            1 => return Err(empty.at(0)),
+            _ => {}
         }
         let tokens = self.orders.first().map(Lengths::of).unwrap_or_default();
         (1..).zip(&self.orders).map(|(n, order)| self.without_each(n, order, &tokens)).collect()
@@ -408,6 +411,6 @@ mod tests {
         assert!(matches!(examples.leave_one_out(), Err(Error::Example { index: 0, .. })));
         let none: [&str; 0] = [];
         assert!(matches!(Entropy::pal().leave_one_out(&none), Err(Error::EmptyCorpus { metric: "Entropy" })));
-        assert_eq!(Entropy::pal().leave_one_out(&["a"]).unwrap()[0].without, [0.0]);
+        assert!(matches!(Entropy::pal().leave_one_out(&["a"]), Err(Error::Example { index: 0, .. })));
     }
 }

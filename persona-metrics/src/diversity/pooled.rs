@@ -15,6 +15,7 @@ use crate::tokens::{PreTokenization, Texts};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Form {
+    ParlAiIntra,
     Clv,
     UserSpecific,
 }
@@ -37,6 +38,20 @@ pub struct PooledDistinct {
 }
 
 impl PooledDistinct {
+    /// ParlAI's intra-distinct: each reply is a pool of its own, valued as by
+    /// [`Distinct::parlai_inter`](crate::Distinct::parlai_inter), so that each has a value.
+    ///
+    /// ```
+    /// use persona_metrics::PooledDistinct;
+    ///
+    /// let scores = PooledDistinct::parlai_intra().corpus(&["no no no", "yes, a dog"])?;
+    /// assert_eq!(scores.get("Intra-Distinct-1").map(|score| score.value()), Some((1.0 / 3.0 + 1.0) / 2.0));
+    /// # Ok::<(), persona_metrics::Error>(())
+    /// ```
+    pub fn parlai_intra() -> Self {
+        Self { form: Form::ParlAiIntra, distinct: Distinct::parlai_inter() }
+    }
+
     /// CLV's s-distinct (Tang et al. 2023): a pool holds the samples for one context, and its value is different
     /// n-grams over all n-grams. A pool without an n-gram of an order is left out of that order's mean.
     ///
@@ -69,7 +84,7 @@ impl PooledDistinct {
         Self { distinct: self.distinct.characters(characters), ..self }
     }
 
-    /// What happens to the texts before the split; nothing by default.
+    /// What happens to the texts before the split (and before ParlAI's normalization); nothing by default.
     #[must_use]
     pub fn pre_tokenization(self, pre_tokenization: PreTokenization) -> Self {
         Self { distinct: self.distinct.pre_tokenization(pre_tokenization), ..self }
@@ -191,6 +206,7 @@ impl Metric for PooledDistinct {
 
     fn names(&self) -> Vec<String> {
         let (name, sentences) = match self.form {
+            Form::ParlAiIntra => ("Intra-Distinct", None),
             Form::Clv => ("S-Distinct", None),
             Form::UserSpecific => ("Dist", Some("Dist-S".to_owned())),
         };
@@ -214,6 +230,7 @@ impl Metric for PooledDistinct {
 
     fn settings(&self) -> String {
         let form = match self.form {
+            Form::ParlAiIntra => "parlai-intra",
             Form::Clv => "clv",
             Form::UserSpecific => "user-specific",
         };

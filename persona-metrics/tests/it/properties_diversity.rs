@@ -1,16 +1,18 @@
 //! Distinct and Entropy of any order, drawn again, with one text left out, and of pools: see properties.rs.
 
 use persona_metrics::stats::Resample;
-use persona_metrics::{Distinct, Entropy, Error, LeaveOneOut, NgramExamples, PooledDistinct, TextMetric};
+use persona_metrics::{
+    Distinct, Entropy, Error, LeaveOneOut, Metric, NgramExamples, PooledDistinct, TextMetric,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::properties::{in_unit_range, order, text, text_metric, texts};
 
 fn settings() -> impl Strategy<Value = (Distinct, Entropy)> {
-    (1..6_u8, any::<(bool, bool)>()).prop_map(|(orders, (characters, pal))| {
-        let distinct = if pal { Distinct::pal() } else { Distinct::li() };
-        let entropy = if pal { Entropy::pal() } else { Entropy::dialogpt() };
+    let distinct = prop::sample::select(vec![Distinct::li(), Distinct::pal(), Distinct::parlai_inter()]);
+    let entropy = prop::sample::select(vec![Entropy::dialogpt(), Entropy::pal()]);
+    (1..6_u8, any::<bool>(), distinct, entropy).prop_map(|(orders, characters, distinct, entropy)| {
         (
             distinct.orders(orders).unwrap().characters(characters),
             entropy.orders(orders).unwrap().characters(characters),
@@ -33,7 +35,6 @@ fn resampled<M: TextMetric>(
     let without = |left_out: usize| {
         let mut others = texts.to_vec();
         others.remove(left_out);
-        // An empty text adds no n-gram, but makes an empty corpus one that counts.
         metric.corpus(&others).map(|scores| scores.values())
     };
     match left_out {
@@ -42,7 +43,7 @@ fn resampled<M: TextMetric>(
                 let corpus = metric.corpus(texts).unwrap().values()[place];
                 assert!((score.value - corpus).abs() < 1e-12, "{score:?}");
                 for (index, &value) in score.without.iter().enumerate() {
-                    let expected = without(index).map_or(0.0, |values| values[place]);
+                    let expected = without(index).unwrap()[place];
                     assert!((value - expected).abs() < 1e-12, "without {index}: {value}, not {expected}");
                 }
             }
@@ -78,16 +79,20 @@ proptest! {
 
     #[test]
     fn pools(pools in vec(vec(text(), 1..6), 1..6), orders in 1..4_u8, characters: bool) {
-        for pooled in [PooledDistinct::clv(), PooledDistinct::user_specific()] {
+        for pooled in [PooledDistinct::parlai_intra(), PooledDistinct::clv(), PooledDistinct::user_specific()] {
             let pooled = pooled.orders(orders).unwrap().characters(characters);
             let Ok(scores) = pooled.corpus(&pools) else { continue };
             in_unit_range(&scores.values());
             let all: Vec<u32> = (0..pools.len() as u32).collect();
             prop_assert_eq!(pooled.examples(&pools).unwrap().scores_of(&all).unwrap(), scores.values());
             // One pool is a corpus.
-            let distinct = Distinct::li().orders(orders).unwrap().characters(characters);
+            let intra = pooled.settings().starts_with("pools:parlai");
+            let distinct = if intra { Distinct::parlai_inter() } else { Distinct::li() };
+            let distinct = distinct.orders(orders).unwrap().characters(characters);
             if let (Ok(one), Ok(corpus)) = (pooled.corpus(&pools[..1]), distinct.corpus(&pools[0])) {
-                prop_assert_eq!(&one.values()[..orders.into()], corpus.values());
+                for (one, corpus) in one.values().iter().zip(corpus.values()) {
+                    prop_assert!((one - corpus).abs() < 1e-18, "{} of a pool, {} of a corpus", one, corpus);
+                }
             }
         }
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use persona_metrics::stats::Resample;
 use persona_metrics::{
-    AgentRetention, Bleu, Chrf, CopyRate, Distinct, Entropy, Error, PairMetric, Perplexity, PooledDistinct,
-    PreTokenization, Rouge, TextMetric,
+    AgentRetention, Bleu, Chrf, CopyRate, Distinct, Entropy, Error, MeteorWithoutWordNet, PairMetric,
+    Perplexity, PooledDistinct, PreTokenization, Rouge, TextMetric,
 };
 
 type Run = Box<dyn Fn(&[String], &[Vec<String>]) -> Result<Vec<f64>, Error>>;
@@ -69,13 +69,16 @@ fn metrics() -> Vec<Case> {
         pair(Chrf::default(), Needed),
         pair(Chrf::plus_plus().lowercase(true).whitespace(true).eps_smoothing(true), Needed),
         pair(Chrf::default().char_order(0).word_order(3).beta(0.0).unwrap(), Needed),
+        pair(MeteorWithoutWordNet::nltk(), Needed),
         pair(CopyRate::default(), Optional),
         texts(Distinct::li()),
         texts(Distinct::pal()),
+        texts(Distinct::parlai_inter()),
         texts(Distinct::li().characters(true).orders(5).unwrap()),
         texts(Entropy::dialogpt()),
         texts(Entropy::pal()),
         texts(Entropy::dialogpt().characters(true)),
+        pooled(PooledDistinct::parlai_intra()),
         pooled(PooledDistinct::clv()),
         pooled(PooledDistinct::user_specific()),
         other("Distinct with one text left out", |texts, _| {
