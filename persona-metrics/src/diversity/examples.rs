@@ -168,6 +168,18 @@ impl Drawn {
 }
 
 /// A score of a corpus, and of that corpus without each of its texts.
+///
+/// ```
+/// use persona_metrics::Distinct;
+/// use persona_metrics::stats::jackknife;
+///
+/// let replies = ["i love my dog .", "i love my cat .", "do you like music ?", "no , i do not ."];
+/// for score in Distinct::li().leave_one_out(&replies)? {
+///     let interval = jackknife(score.value, &score.without, 0.95)?;
+///     println!("{} = {:.3} (standard error {:.3})", score.name, score.value, interval.standard_error);
+/// }
+/// # Ok::<(), persona_metrics::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LeaveOneOut {
     /// Name of the score.

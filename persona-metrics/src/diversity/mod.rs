@@ -65,8 +65,8 @@ macro_rules! corpus_diversity_methods {
                 Ok(crate::NgramExamples::new(super::examples::NgramMetric::$metric(*self), both))
             }
 
-            /// Each score of the corpus and of the corpus without each text, for the
-            /// [jackknife](crate::stats), in time linear in the number of tokens.
+            /// Each score of the corpus and of the corpus without each text, for
+            /// [`jackknife`](crate::stats::jackknife), in time linear in the number of tokens.
             ///
             /// # Errors
             /// A score that has no value for the corpus, or for the corpus without one text, named by its index.
