@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::{Bounds, Compared, Method, Record, Sampling};
+use rayon::prelude::*;
+
+use super::{Bounds, Candidates, Compared, Method, Record, Sampling};
 use crate::diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PooledDistinct};
 use crate::error::{Error, Result};
 use crate::metric::{Examples, Metric, PairMetric, Statistics, TextMetric};
+use crate::ranking::Ranking;
 use crate::score::Score;
 use crate::stats::{Draws, Resample, Swaps, approximate_randomisation, bootstrap, jackknife};
+use crate::sums::MeanSums;
 
 /// A metric with what it has counted so far.
 pub(super) trait Item: Send + Sync {
@@ -182,36 +186,48 @@ impl<M: Diversity + 'static> Item for Texts<M> {
     }
 }
 
-/// Distinct of the replies to each question: records with equal histories answer one.
+/// Distinct within pools of replies.
 #[derive(Debug)]
-pub(super) struct Questions {
+pub(super) struct Pools {
     metric: PooledDistinct,
-    numbers: HashMap<Vec<String>, usize>,
+    /// For each history the pool of the replies to it; None where every reply is a pool of its own.
+    questions: Option<HashMap<Vec<String>, usize>>,
     pools: Vec<Vec<String>>,
 }
 
-impl Questions {
-    pub(super) fn new(metric: PooledDistinct) -> Self {
-        Self { metric, numbers: HashMap::new(), pools: Vec::new() }
+impl Pools {
+    /// Records with equal histories answer one question, and are one pool.
+    pub(super) fn of_questions(metric: PooledDistinct) -> Self {
+        Self { metric, questions: Some(HashMap::new()), pools: Vec::new() }
+    }
+
+    /// Every reply is a pool.
+    pub(super) fn of_replies(metric: PooledDistinct) -> Self {
+        Self { metric, questions: None, pools: Vec::new() }
     }
 
     fn examples(&self, records: &[Record]) -> Result<Examples<PooledDistinct>> {
-        let mut questions = Self::new(self.metric);
-        questions.extend(records)?;
-        self.metric.examples(&questions.pools)
+        let questions = self.questions.as_ref().map(|_| HashMap::new());
+        let mut pools = Self { metric: self.metric, questions, pools: Vec::new() };
+        pools.extend(records)?;
+        self.metric.examples(&pools.pools)
     }
 }
 
-impl Item for Questions {
+impl Item for Pools {
     fn name(&self) -> String {
         PooledDistinct::NAME.to_owned()
     }
 
     fn extend(&mut self, records: &[Record]) -> Result<()> {
         for record in records {
-            let history = record.history.clone().unwrap_or_default();
             let new = self.pools.len();
-            let number = *self.numbers.entry(history).or_insert(new);
+            let number = match &mut self.questions {
+                Some(questions) => {
+                    *questions.entry(record.history.clone().unwrap_or_default()).or_insert(new)
+                }
+                None => new,
+            };
             if number == new {
                 self.pools.push(Vec::new());
             }
@@ -232,6 +248,63 @@ impl Item for Questions {
 
     fn compare(&self, records: &[Record], other: &[Record], sampling: &Sampling) -> Result<Vec<Compared>> {
         let joint = self.examples(records)?.joined(self.examples(other)?)?;
+        compared(self.metric.names(), &joint, sampling)
+    }
+}
+
+/// Candidates as the system ranks them; those that equal a reference are right.
+#[derive(Debug)]
+pub(super) struct Ranked {
+    metric: Ranking,
+    statistics: Statistics<Ranking>,
+}
+
+impl Ranked {
+    pub(super) fn new(metric: Ranking) -> Self {
+        let statistics = metric.statistics();
+        Self { metric, statistics }
+    }
+
+    fn sums(&self, records: &[Record]) -> Result<Vec<MeanSums>> {
+        let one = |(index, record): (usize, &Record)| {
+            let references = record.references.as_slice();
+            let sums = match &record.candidates {
+                None => Err(Error::NoReferences { metric: Ranking::NAME }),
+                Some(Candidates::Ranked(texts)) => self.metric.sums_of_ranking(texts, references),
+                Some(Candidates::Scored(candidates)) => {
+                    let texts: Vec<&str> = candidates.iter().map(|one| one.text.as_str()).collect();
+                    let scores: Vec<f64> = candidates.iter().map(|one| one.score).collect();
+                    self.metric.sums_of_candidates(&texts, &scores, references)
+                }
+            };
+            sums.map_err(|error| error.at(index))
+        };
+        let sums: Vec<_> = records.par_iter().enumerate().map(one).collect();
+        // Of several errors the first is named.
+        sums.into_iter().collect()
+    }
+}
+
+impl Item for Ranked {
+    fn name(&self) -> String {
+        Ranking::NAME.to_owned()
+    }
+
+    fn extend(&mut self, records: &[Record]) -> Result<()> {
+        self.sums(records)?.iter().try_for_each(|sums| self.statistics.push(sums))
+    }
+
+    fn scores(&self) -> Result<Vec<Score>> {
+        Ok(self.statistics.scores()?.into_iter().collect())
+    }
+
+    fn intervals(&self, records: &[Record], sampling: &Sampling) -> Result<Vec<Option<Bounds>>> {
+        bootstrapped(&Examples::new(self.metric.clone(), self.sums(records)?), sampling)
+    }
+
+    fn compare(&self, records: &[Record], other: &[Record], sampling: &Sampling) -> Result<Vec<Compared>> {
+        let one = Examples::new(self.metric.clone(), self.sums(records)?);
+        let joint = one.joined(Examples::new(self.metric.clone(), self.sums(other)?))?;
         compared(self.metric.names(), &joint, sampling)
     }
 }

@@ -8,12 +8,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use self::item::{Beside, Item, Pairs};
+use self::item::{Beside, Item, Pairs, Ranked};
 pub use self::preset::Preset;
 pub use self::record::{Candidates, Fields, Record, ScoredCandidate};
 use crate::copying::CopyRate;
 use crate::error::{Error, Result, same_length};
 use crate::metric::{Metric, PairMetric};
+use crate::ranking::Ranking;
 use crate::score::Score;
 use crate::stats::holm;
 
@@ -149,6 +150,15 @@ impl Suite {
             self.with(Pairs::new(metric, Beside::References))
         } else {
             self.without(M::NAME, "needs references")
+        }
+    }
+
+    /// Takes hits@k and MRR, where there are candidates and references.
+    fn ranking(self) -> Self {
+        if self.fields.candidates && self.fields.references {
+            self.with(Ranked::new(Ranking::default()))
+        } else {
+            self.without("hits@k, MRR", "needs candidates and references")
         }
     }
 

@@ -6,10 +6,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Suite;
-use super::item::{Questions, Texts};
+use super::item::{Pools, Texts};
 use super::record::Fields;
 use crate::error::Error;
-use crate::{Bleu, Chrf, Distinct, Entropy, PooledDistinct, Rouge};
+use crate::{
+    Bleu, Chrf, Distinct, Entropy, ExactMatch, MeteorWithoutWordNet, PooledDistinct, Rouge, UnigramF1,
+};
 
 /// The metrics of the tables that numbers are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -75,12 +77,16 @@ impl Preset {
 }
 
 fn persona_injection(suite: Suite) -> Suite {
-    suite.without("BERTScore", "needs an encoder").without("Perplexity", "needs a language model")
+    suite
+        .references(Bleu::nltk().characters(true).mean_of_sentences())
+        .references(Rouge::google().use_stemmer(true))
+        .without("BERTScore", "needs an encoder")
+        .without("Perplexity", "needs a language model")
 }
 
 fn user_specific(suite: Suite) -> Suite {
     let suite = if suite.fields.history {
-        suite.with(Questions::new(PooledDistinct::user_specific()))
+        suite.with(Pools::of_questions(PooledDistinct::user_specific()))
     } else {
         suite.without("Distinct, Dist-S", "needs the history, by which replies to one question are found")
     };
@@ -89,18 +95,29 @@ fn user_specific(suite: Suite) -> Suite {
 
 fn parlai(suite: Suite) -> Suite {
     suite
+        .references(UnigramF1::default())
+        .references(ExactMatch::default())
+        .references(Bleu::parlai())
+        .with(Texts::new(Distinct::parlai_inter()))
+        .with(Pools::of_replies(PooledDistinct::parlai_intra()))
+        .ranking()
 }
 
 fn sacrebleu(suite: Suite) -> Suite {
-    suite.references(Chrf::default()).references(Chrf::plus_plus())
+    suite.references(Bleu::sacrebleu()).references(Chrf::default()).references(Chrf::plus_plus())
 }
 
 fn standard(suite: Suite) -> Suite {
     suite
+        .references(Bleu::sacrebleu())
         .references(Chrf::default())
+        .references(Rouge::google())
+        .references(MeteorWithoutWordNet::nltk())
+        .references(UnigramF1::default())
         .with(Texts::new(Distinct::li()))
         .with(Texts::new(Entropy::dialogpt()))
         .copy_rate()
+        .ranking()
 }
 
 fn pal(suite: Suite) -> Suite {
