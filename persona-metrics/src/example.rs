@@ -65,7 +65,15 @@ pub(crate) fn tokenized(text: &str, tokenize: impl FnOnce(&str, &mut String), to
     let mut tokens = TEXT.take();
     tokens.clear();
     tokenize(text, &mut tokens);
-    tokens.split(' ').filter(|token| !token.is_empty()).for_each(token);
+    let mut start = 0;
+    // Tokens are short: a search for the next space by words of bytes would take longer.
+    let ends = tokens.bytes().enumerate().filter(|&(_, byte)| byte == b' ').map(|(place, _)| place);
+    for end in ends.chain([tokens.len()]) {
+        if let Some(found) = tokens.get(start..end).filter(|found| !found.is_empty()) {
+            token(found);
+        }
+        start = end + 1;
+    }
     if tokens.capacity() <= KEPT {
         TEXT.set(tokens);
     }
@@ -151,18 +159,30 @@ impl Numbers {
         self.len as usize
     }
 
-    /// Tokens of up to 15 bytes are their own keys. Longer ones are told apart by 120 bits of a hash: of a billion
-    /// different ones, two share a key with a chance of about 1e-18.
+    /// Tokens of up to 15 bytes are their own keys, beside their length. Longer ones are told apart by 120 bits of a hash:
+    /// of a billion different ones, two share a key with a chance of about 1e-18.
     fn key(token: &str) -> u128 {
         const LONG: u128 = 0xff << 120;
-        let mut bytes = [0; 16];
-        match bytes.get_mut(..token.len()) {
-            Some(start) if token.len() < 16 => {
-                start.copy_from_slice(token.as_bytes());
-                u128::from_le_bytes(bytes) | (token.len() as u128) << 120
+        let bytes = token.as_bytes();
+        let length = bytes.len();
+        // The first and the last bytes overlap, by the shift.
+        let content = match (bytes, bytes.first_chunk(), bytes.last_chunk()) {
+            _ if length > 15 => return xxh3_128(bytes) | LONG,
+            (_, Some(&first), Some(&last)) => {
+                let rest = u128::from(u64::from_le_bytes(last)) >> (8 * (16 - length));
+                u128::from(u64::from_le_bytes(first)) | rest << 64
             }
-            _ => xxh3_128(token.as_bytes()) | LONG,
-        }
+            (&[a, b, c, d, ..], ..) => {
+                let first = u64::from(u32::from_le_bytes([a, b, c, d]));
+                let last = bytes.last_chunk().map_or(0, |&last| u64::from(u32::from_le_bytes(last)));
+                u128::from(first | (last >> (8 * (8 - length))) << 32)
+            }
+            (&[a, b, c], ..) => u128::from(u32::from_le_bytes([a, b, c, 0])),
+            (&[a, b], ..) => u128::from(u16::from_le_bytes([a, b])),
+            (&[a], ..) => u128::from(a),
+            _ => 0,
+        };
+        content | (length as u128) << 120
     }
 
     /// The slot of a key, or the free one where it would stand.
@@ -267,6 +287,30 @@ mod tests {
             }
             assert_eq!((numbers.len(), numbers.get("y")), (tokens.len(), ABSENT));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_equal_where_tokens_are(a in "[ab\0]{0,18}|[aé狗]{0,6}", b in "[ab\0]{0,18}|[aé狗]{0,6}", n in 0..18_usize) {
+            prop_assert_eq!(Numbers::key(&a) == Numbers::key(&b), a == b);
+            // One byte changed, anywhere.
+            let (a, mut b) = ("a".repeat(18), "a".repeat(n) + "b");
+            b += &"a".repeat(17 - n);
+            for length in n + 1..=18 {
+                prop_assert_ne!(Numbers::key(&a[..length]), Numbers::key(&b[..length]));
+            }
+        }
+    }
+
+    #[test]
+    fn split_at_spaces() {
+        let tokens = |text: &str| {
+            let mut tokens = Vec::new();
+            tokenized(text, |text, out| out.push_str(text), &mut |token| tokens.push(token.to_owned()));
+            tokens
+        };
+        assert_eq!(tokens(" a  bc 狗\u{3000} "), ["a", "bc", "狗\u{3000}"]);
+        assert_eq!(tokens(""), Vec::<String>::new());
     }
 
     #[test]
