@@ -5,6 +5,7 @@ mod nltk_smoothing;
 mod parlai;
 mod pycocoevalcap;
 mod sacrebleu;
+mod sacrebleu_settings;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,8 @@ pub use self::nltk::{LastPair, NltkBleu, NltkCounts, NltkMeanBleu};
 pub use self::nltk_smoothing::NltkSmoothing;
 pub use self::parlai::ParlaiBleu;
 pub use self::pycocoevalcap::CocoBleu;
-pub use self::sacrebleu::{SacreBleu, SacreReport, SacreSmoothing, SacreTokenizer};
+pub use self::sacrebleu::{SacreBleu, SacreReport};
+pub use self::sacrebleu_settings::{SacreSmoothing, SacreTokenizer};
 use crate::error::{Result, same_length};
 use crate::example::Example;
 use crate::metric::Sums;

@@ -293,8 +293,8 @@ impl PairMetric for NltkBleu {
 /// use persona_metrics::Bleu;
 ///
 /// let bleu = Bleu::nltk().characters(true).mean_of_sentences();
-/// let scores = bleu.corpus(&["i have a dog", "hello"], &["i have a dog", "world"])?;
-/// assert!(scores.values()[0] >= 0.5);
+/// let scores = bleu.corpus(&["i have a dog", "i have a dog"], &["i have a dog", "i have a cat"])?;
+/// assert!(scores.values()[0] > 0.8 && scores.values()[0] < 0.9);
 /// # Ok::<(), persona_metrics::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
