@@ -55,8 +55,8 @@ thread_local! {
     static ROOM: Cell<Option<Box<Room>>> = const { Cell::new(None) };
 }
 
-/// For each order from 1 to `orders`: how many n-grams of the hypothesis are matched, each as often as the reference that
-/// has most of it (Papineni et al. 2002). Tokens are numbers below `different`.
+/// For each order from 1 to `orders`: how many n-grams of the hypothesis are matched, each as often as the reference
+/// that has most of it (Papineni et al. 2002). Tokens are numbers below `different`.
 pub(crate) fn clipped_matches(
     hypothesis: &[u32],
     references: &[&[u32]],
@@ -220,13 +220,13 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    fn words(text: &str) -> Vec<&str> {
+        text.split_whitespace().collect()
+    }
+
     fn matches(numbered: &Numbered, orders: usize) -> Vec<u64> {
         let references: Vec<&[u32]> = numbered.references.iter().map(Vec::as_slice).collect();
         clipped_matches(&numbered.hypothesis, &references, numbered.different, orders)
-    }
-
-    fn words(text: &str) -> Vec<&str> {
-        text.split_whitespace().collect()
     }
 
     #[test]

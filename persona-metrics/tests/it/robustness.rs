@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use persona_metrics::stats::Resample;
 use persona_metrics::{
-    AgentRetention, Bleu, Chrf, CopyRate, Distinct, Entropy, Error, MeteorWithoutWordNet, PairMetric,
-    Perplexity, PooledDistinct, PreTokenization, Rouge, TextMetric,
+    AgentRetention, Bleu, Chrf, CopyRate, Distinct, Entropy, Error, ExactMatch, MeteorWithoutWordNet,
+    NltkSmoothing, PairMetric, Perplexity, PooledDistinct, PreTokenization, Rouge, SacreSmoothing,
+    SacreTokenizer, TextMetric, UnigramF1,
 };
 
 type Run = Box<dyn Fn(&[String], &[Vec<String>]) -> Result<Vec<f64>, Error>>;
@@ -64,6 +65,21 @@ fn metrics() -> Vec<Case> {
     vec![
         pair(Bleu::pycocoevalcap(), Needed),
         pair(Bleu::pycocoevalcap().swapped(true).lowercase(true).pre_tokenization(spaced), Needed),
+        pair(Bleu::sacrebleu(), Needed),
+        pair(Bleu::sacrebleu().tokenizer(SacreTokenizer::Intl).effective_order(true), Needed),
+        pair(
+            Bleu::sacrebleu().tokenizer(SacreTokenizer::Zh).smoothing(SacreSmoothing::ADD_K).unwrap(),
+            Needed,
+        ),
+        pair(Bleu::sacrebleu().tokenizer(SacreTokenizer::Char).lowercase(true), Needed),
+        pair(Bleu::sacrebleu().tokenizer(SacreTokenizer::None).max_order(255).unwrap(), Needed),
+        pair(Bleu::nltk(), Needed),
+        pair(Bleu::nltk().characters(true).mean_of_sentences(), Needed),
+        pair(Bleu::nltk().smoothing(NltkSmoothing::Method5).unwrap(), Needed),
+        pair(Bleu::nltk().smoothing(NltkSmoothing::Method7 { k: 5.0 }).unwrap().auto_reweigh(true), Needed),
+        pair(Bleu::parlai(), Needed),
+        pair(UnigramF1::default(), Needed),
+        pair(ExactMatch::default(), Needed),
         pair(Rouge::pycocoevalcap(), Needed),
         pair(Rouge::pycocoevalcap().swapped(true).lowercase(true), Needed),
         pair(Chrf::default(), Needed),
