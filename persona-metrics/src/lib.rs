@@ -23,17 +23,14 @@
 //! | type | scores | follows |
 //! |---|---|---|
 //! | [`Bleu`] | BLEU | sacrebleu; NLTK; ParlAI; pycocoevalcap, PAL's swapped arguments by option |
-//! | [`Rouge`] | ROUGE-L | pycocoevalcap; PAL's swapped arguments by option |
+//! | [`Rouge`] | ROUGE-N, -L, -Lsum, -W | rouge_score, py-rouge, rouge, rouge-chinese, pycocoevalcap; PAL's swapped arguments by option |
 //! | [`Chrf`] | chrF, chrF++ | sacrebleu |
 //! | [`MeteorWithoutWordNet`] | METEOR of exact and stemmed matches | nltk with an empty WordNet |
-//! | [`Entropy`] | Entropy-1 to Entropy-4, or more | DialoGPT's script, or PAL's code |
-//! | [`Distinct`] | Distinct-1, Distinct-2, or more | Li et al. 2016 as in DialoGPT's script, or PAL's code |
-//! | [`PooledDistinct`] | Distinct of pools of replies, averaged; Dist-S | CLV's code, Otsuka et al. 2024 |
-//! | [`Rouge`] | ROUGE-N, -L, -Lsum, -W | rouge_score, py-rouge, rouge, rouge-chinese, pycocoevalcap; PAL's swapped arguments by option |
-//! | [`Entropy`] | Entropy-1 to Entropy-4 | DialoGPT's script, or PAL's code |
-//! | [`Distinct`] | Distinct-1, Distinct-2 | Li et al. 2016 as in DialoGPT's script, or PAL's code |
 //! | [`UnigramF1`], [`ExactMatch`] | F1, precision, recall; accuracy | ParlAI |
 //! | [`Ranking`] | hits@k, MRR | ParlAI |
+//! | [`Entropy`] | Entropy-1 to Entropy-4, or more | DialoGPT's script, or PAL's code |
+//! | [`Distinct`] | Distinct-1, Distinct-2, or more | Li et al. 2016 as in DialoGPT's script, PAL's code, or ParlAI |
+//! | [`PooledDistinct`] | Distinct of pools of replies, averaged; Dist-S | ParlAI, CLV's code, Otsuka et al. 2024 |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
 //! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
 //! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | Macavei et al. |
