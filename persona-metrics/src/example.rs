@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::bits::Masks;
 use crate::ngrams::clipped_matches;
 
 /// The tokens of a hypothesis and of its references. Tokens of the hypothesis have equal numbers where they are equal,
@@ -17,8 +16,6 @@ pub(crate) struct Example {
     tokens: Vec<u32>,
     /// Where each text ends in `tokens`.
     ends: Vec<usize>,
-    narrow: Masks<u64>,
-    wide: Masks<u128>,
     matches: Vec<u64>,
 }
 
@@ -99,23 +96,11 @@ impl Example {
     /// For each order from 1 to `orders`: how many n-grams of the hypothesis are matched, each as often as the
     /// reference that has most of it (Papineni et al. 2002).
     pub(crate) fn matches(&mut self, orders: usize) -> &[u64] {
-        let Self { numbers, tokens, ends, narrow, wide, matches } = self;
+        let Self { numbers, tokens, ends, matches } = self;
         let text = |span| tokens.get(span).unwrap_or_default();
         let hypothesis = text(0..ends.first().copied().unwrap_or_default());
-        let references = spans(ends).map(text);
-        let longest = references.clone().map(<[u32]>::len).max().unwrap_or_default().max(hypothesis.len());
-        let different = numbers.len();
-        matches.clear();
-        if longest <= Masks::<u64>::WIDTH {
-            matches.resize(orders, 0);
-            narrow.matches(hypothesis, references, different, matches);
-        } else if longest <= Masks::<u128>::WIDTH {
-            matches.resize(orders, 0);
-            wide.matches(hypothesis, references, different, matches);
-        } else {
-            let references: Vec<&[u32]> = references.collect();
-            *matches = clipped_matches(hypothesis, &references, different, orders);
-        }
+        let references: Vec<&[u32]> = spans(ends).map(text).collect();
+        *matches = clipped_matches(hypothesis, &references, numbers.len(), orders);
         matches
     }
 }

@@ -5,6 +5,8 @@ use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
 
+use crate::bits::Masks;
+
 /// The tokens of a hypothesis and of its references as numbers; equal tokens have equal numbers, counted from 0.
 #[derive(Debug, Default)]
 pub(crate) struct Numbered {
@@ -49,6 +51,8 @@ struct Room {
     references: Vec<Vec<u32>>,
     pairs: Pairs,
     counts: Vec<Count>,
+    narrow: Masks<u64>,
+    wide: Masks<u128>,
 }
 
 thread_local! {
@@ -65,7 +69,18 @@ pub(crate) fn clipped_matches(
 ) -> Vec<u64> {
     let mut matches = vec![0; orders];
     let mut room = ROOM.take().unwrap_or_default();
-    let Room { hypothesis: hypothesis_grams, references: reference_grams, pairs, counts } = &mut *room;
+    let longest = references.iter().map(|tokens| tokens.len()).max().unwrap_or_default().max(hypothesis.len());
+    if longest <= Masks::<u128>::WIDTH {
+        let references = references.iter().copied();
+        if longest <= Masks::<u64>::WIDTH {
+            room.narrow.matches(hypothesis, references, different, &mut matches);
+        } else {
+            room.wide.matches(hypothesis, references, different, &mut matches);
+        }
+        ROOM.set(Some(room));
+        return matches;
+    }
+    let Room { hypothesis: hypothesis_grams, references: reference_grams, pairs, counts, .. } = &mut *room;
     // What starts at each place: the number of the n-gram of the order at hand, NONE where it cannot match any more.
     hypothesis_grams.clear();
     hypothesis_grams.extend_from_slice(hypothesis);
