@@ -56,28 +56,26 @@ fn lower_last(text: &mut str, bytes: usize) {
 ///
 /// Two characters beyond ASCII have an ASCII letter in lower case: U+0130 becomes `i` and U+0307, U+212A becomes `k`.
 fn alphanumeric_runs(text: &str, out: &mut String, mut finish: impl FnMut(&mut String, usize)) {
-    let mut rest = text;
-    // Whether a run is open that started at this byte, behind its separator.
+    // The byte where a run starts that is not finished, behind its separator.
     let mut open: Option<usize> = None;
-    loop {
-        let end = rest.bytes().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
-        let (run, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
-        let next = after.chars().next();
-        let letter = match next {
-            Some('\u{212a}') => "k",
-            Some('\u{130}') => "i",
-            _ => "",
+    for c in text.chars().chain([' ']) {
+        let letter = match c {
+            'a'..='z' | '0'..='9' => Some(c),
+            'A'..='Z' => Some(c.to_ascii_lowercase()),
+            '\u{212a}' => Some('k'),
+            '\u{130}' => Some('i'),
+            _ => None,
         };
-        if open.is_none() && !(run.is_empty() && letter.is_empty()) {
-            if !out.is_empty() {
-                out.push(' ');
+        if let Some(letter) = letter {
+            if open.is_none() {
+                if !out.is_empty() {
+                    out.push(' ');
+                }
+                open = Some(out.len());
             }
-            open = Some(out.len());
+            out.push(letter);
         }
-        out.push_str(run);
-        lower_last(out, run.len());
-        out.push_str(letter);
-        if letter != "k"
+        if (letter.is_none() || c == '\u{130}')
             && let Some(start) = open.take()
         {
             finish(out, start);
@@ -85,8 +83,6 @@ fn alphanumeric_runs(text: &str, out: &mut String, mut finish: impl FnMut(&mut S
                 out.truncate(start.saturating_sub(1));
             }
         }
-        let Some(next) = next else { return };
-        rest = after.get(next.len_utf8()..).unwrap_or_default();
     }
 }
 
