@@ -69,7 +69,8 @@ pub(crate) fn clipped_matches(
 ) -> Vec<u64> {
     let mut matches = vec![0; orders];
     let mut room = ROOM.take().unwrap_or_default();
-    let longest = references.iter().map(|tokens| tokens.len()).max().unwrap_or_default().max(hypothesis.len());
+    let longest =
+        references.iter().map(|tokens| tokens.len()).max().unwrap_or_default().max(hypothesis.len());
     if longest <= Masks::<u128>::WIDTH {
         let references = references.iter().copied();
         if longest <= Masks::<u64>::WIDTH {

@@ -163,9 +163,7 @@ impl GoogleRouge {
                     let common = matches.get(order.wrapping_sub(1)).copied().unwrap_or_default();
                     Overlap::of(common, ngrams(hypothesis, order), ngrams(reference, order))
                 }
-                RougeType::Lsum
-                    if room.hypothesis.lines().count() > 1 || room.reference.lines().count() > 1 =>
-                {
+                RougeType::Lsum if room.hypothesis.are_several() || room.reference.are_several() => {
                     Overlap::of(union_of_subsequences(room)?, hypothesis as u64, reference as u64)
                 }
                 _ => {

@@ -64,6 +64,11 @@ impl Lines {
         self.tokens.len() - self.ends.last().copied().unwrap_or_default()
     }
 
+    /// Whether there are two lines or more.
+    pub(super) fn are_several(&self) -> bool {
+        self.ends.len() > 1
+    }
+
     /// The tokens of all lines in a row.
     pub(super) fn tokens(&self) -> &[u32] {
         &self.tokens
