@@ -84,8 +84,6 @@ pub mod stats;
 pub mod suite;
 mod sums;
 mod table;
-// Goes when the first metric uses it.
-#[allow(dead_code, unused_imports)]
 mod text;
 mod tokens;
 
@@ -111,4 +109,6 @@ pub use score::{Score, Scores, Signature, Unit};
 pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
 pub use sums::MeanSums;
 pub use table::NgramTable;
+#[cfg(feature = "jieba")]
+pub use text::jieba_words;
 pub use tokens::{PreTokenization, Texts};

@@ -18,8 +18,7 @@ mod properties;
 
 pub(crate) use han::{tokenize_char, tokenize_zh};
 #[cfg(feature = "jieba")]
-pub(crate) use jieba::{cut, cut_joined};
+pub use jieba::jieba_words;
 pub(crate) use mteval::{tokenize_13a, tokenize_intl};
 pub(crate) use normalize::{normalize_answer, py_rouge_tokens, rouge_tokens};
-pub(crate) use porter::{Rules, stem, stem_last};
-pub(crate) use python::{is_python_space, is_python_word, trim, trim_end};
+pub(crate) use porter::{Rules, stem};

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+#[cfg(feature = "jieba")]
+use super::jieba::cut;
 use super::*;
 use crate::tokens::split_whitespace;
 
