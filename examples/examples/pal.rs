@@ -6,12 +6,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use persona_examples::pipeline::{self, Run};
 use persona_examples::process;
 use persona_examples::progress::{INTERRUPTED, Interrupt};
 use persona_examples::recipe::Recipe;
+use persona_examples::workspace::Start;
 
 /// Runs the PAL path from a recipe; called again, continues what was stopped.
 #[derive(Debug, Parser)]
@@ -19,7 +20,7 @@ struct Arguments {
     /// The recipe, a TOML file.
     #[arg(long)]
     config: PathBuf,
-    /// Throw away what an earlier run left in the recipe's folder.
+    /// Remove what an earlier run made in the recipe's folder, once recipe, data and model are read.
     #[arg(long)]
     fresh: bool,
 }
@@ -28,11 +29,9 @@ fn main() -> Result<()> {
     process::bound_memory();
     let arguments = Arguments::parse();
     let (recipe, text) = Recipe::load(&arguments.config)?;
-    if arguments.fresh && recipe.out.join("recipe.toml").exists() {
-        std::fs::remove_dir_all(&recipe.out).with_context(|| format!("removing {}", recipe.out.display()))?;
-    }
+    let start = if arguments.fresh { Start::Fresh } else { Start::Continue };
     let interrupt = Interrupt::install()?;
-    match pipeline::run(&recipe, &text, &interrupt)? {
+    match pipeline::run(&recipe, &text, start, &interrupt)? {
         Run::Finished(report) => {
             println!("\n{}", report.text(110)?);
             println!("report: {}", recipe.out.join("report.html").display());

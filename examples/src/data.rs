@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use persona_data::{
-    BpeOptions, Dialogue, Example, OverlapLabeller, PalParts, PromptSet, TextTokenizer, label_dialogues,
-    open, train_byte_level_bpe,
+    BpeOptions, Dialogue, Example, Notes, OverlapLabeller, PalParts, PromptSet, RecordList, TextTokenizer,
+    label_dialogues, open, train_byte_level_bpe,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -25,28 +25,29 @@ pub struct Data {
     pub valid2: Vec<Example>,
     /// What is reported.
     pub test: Vec<Example>,
+    /// Which dialogue is in which part.
+    pub split: RecordList,
     /// The labeller, fitted on the training dialogues.
     pub labeller: OverlapLabeller,
     /// Named facts for the report.
     pub facts: Vec<(String, String)>,
 }
 
-/// Loads the files, labels the turns that have no label, and divides them; the parts' ids are saved as `split.json`.
+/// Loads the files, labels the turns that have no label, and divides them. Writes nothing.
 ///
 /// # Errors
 /// The loaders' and the split's, with the file; when a part has no example.
-pub fn load(recipe: &Recipe, workspace: &Workspace) -> Result<Data> {
+pub fn load(recipe: &Recipe) -> Result<Data> {
     let mut facts = Vec::new();
     let data = &recipe.data;
     let train = read(&data.train, data, &mut facts)?;
-    let (mut parts, list) = match (&data.valid, &data.test) {
+    let (mut parts, split) = match (&data.valid, &data.test) {
         (Some(valid), Some(test)) => {
             let sets = [train, read(valid, data, &mut facts)?, read(test, data, &mut facts)?];
             PalParts::from_sets(sets, [data.parts[1], data.parts[2]], &data.examples, recipe.seed)?
         }
         _ => PalParts::from_one(train, data.parts, &data.examples, recipe.seed)?,
     };
-    list.save(workspace.path("split.json"))?;
 
     let labeller = OverlapLabeller::fit(&parts.train)?;
     let (mut labelled, mut none) = (0, 0);
@@ -71,6 +72,7 @@ pub fn load(recipe: &Recipe, workspace: &Workspace) -> Result<Data> {
         valid1: cut(&parts.valid1),
         valid2: cut(&parts.valid2),
         test: cut(&parts.test),
+        split,
         labeller,
         facts,
     };
@@ -96,10 +98,12 @@ pub fn load(recipe: &Recipe, workspace: &Workspace) -> Result<Data> {
 }
 
 fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Result<Vec<Dialogue>> {
-    let stream = open(path, data.format)
+    let mut stream = open(path, data.format)
         .context("opening the dialogues; a recipe's paths start where the program does")?;
     if !data.lenient {
-        return Ok(stream.collect::<persona_data::Result<_>>()?);
+        let dialogues = stream.by_ref().collect::<persona_data::Result<_>>()?;
+        facts.extend(notes(path, stream.notes()));
+        return Ok(dialogues);
     }
     let mut stream = stream.lenient();
     let dialogues: Vec<Dialogue> = stream.by_ref().collect();
@@ -110,7 +114,41 @@ fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Re
             format!("{}, the first: {first}", stream.skipped()),
         ));
     }
+    facts.extend(notes(path, stream.inner().notes()));
     Ok(dialogues)
+}
+
+/// What the loader left out or put together without an error.
+fn notes(path: &Path, notes: Notes) -> Option<(String, String)> {
+    let counts = [
+        (notes.silences, "`__SILENCE__` turns left out"),
+        (notes.stray_lines, "lines without a speaker left out"),
+        (notes.fragments, "records that go on from none, each a dialogue of its own"),
+    ];
+    let found: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    (!found.is_empty()).then(|| (format!("changed in {}", path.display()), found.join("; ")))
+}
+
+/// Writes the parts as `split.json`, or compares them with what an earlier call wrote.
+///
+/// # Errors
+/// When the file holds other parts, which then stay; when it cannot be read or written.
+pub fn keep_split(workspace: &Workspace, split: &RecordList) -> Result<()> {
+    let path = workspace.path("split.json");
+    if !path.exists() {
+        return Ok(split.save(path)?);
+    }
+    ensure!(
+        RecordList::load(&path)? == *split,
+        "{} holds other parts than the data give now: what is finished was made from other data; put the files of \
+         `data` back, give another `out`, or start over with --fresh",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Up to `count` examples drawn from a seed, in an order of their own.
@@ -146,4 +184,46 @@ pub fn tokenizer(
         train_byte_level_bpe(texts.into_iter(), &options)?.save(&folder)?;
     }
     Ok(TextTokenizer::from_folder(&folder, &persona_data::SpecialTokens::default())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use persona_data::ExampleOptions;
+
+    use super::*;
+    use crate::workspace::Start;
+
+    #[test]
+    fn a_split_is_kept_and_another_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(folder.path(), "a = 1", Start::Continue).unwrap();
+        let split = |seed| RecordList { seed, options: ExampleOptions::default(), parts: Vec::new() };
+        keep_split(&workspace, &split(1)).unwrap();
+        keep_split(&workspace, &split(1)).unwrap();
+        let error = keep_split(&workspace, &split(2)).unwrap_err().to_string();
+        assert!(error.contains("split.json") && error.contains("--fresh"), "{error}");
+        assert_eq!(RecordList::load(workspace.path("split.json")).unwrap(), split(1));
+    }
+
+    #[test]
+    fn silences_are_a_fact() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        std::fs::write(&path, "1 your persona: i ski.\n2 __SILENCE__\thello.\n3 hi.\tdo you ski?\n").unwrap();
+        for lenient in [false, true] {
+            let recipe = DataRecipe {
+                train: path.clone(),
+                valid: None,
+                test: None,
+                format: None,
+                parts: [persona_data::Target::Rest; 4],
+                examples: ExampleOptions::default(),
+                lenient,
+            };
+            let mut facts = Vec::new();
+            read(&path, &recipe, &mut facts).unwrap();
+            assert_eq!(facts.len(), 1);
+            assert!(facts[0].0.contains("a.txt") && facts[0].1.starts_with("1 `__SILENCE__`"), "{facts:?}");
+        }
+    }
 }

@@ -13,14 +13,20 @@ use crate::progress::counting_bar;
 use crate::systems::gold_prompt;
 use crate::workspace::Workspace;
 
+/// The file of the reference's log-probabilities of pairs of this name.
+#[must_use]
+pub fn reference_file(name: &str) -> String {
+    format!("{name}.reference.safetensors")
+}
+
 /// Pairs of gold replies with the model's own replies made without the persona, from the run's files where they are
-/// there already.
+/// there already. `name` calls the files, `inputs` is the digest of what the pairs are made from.
 ///
 /// # Errors
 /// The generator's and the files'.
 pub fn build(
     workspace: &Workspace,
-    name: &str,
+    (name, inputs): (&str, &str),
     model: &dyn CausalLm,
     encoder: &ExampleEncoder,
     decode: DecodeConfig,
@@ -28,15 +34,19 @@ pub fn build(
     examples: &[Example],
 ) -> Result<(Vec<Pair>, PairReport)> {
     let path = workspace.path(&format!("{name}.jsonl"));
-    let report = workspace.cached(&format!("{name}.report.json"), || {
+    let report = workspace.cached(&format!("{name}.report.json"), inputs, || {
         let bar = counting_bar(name, examples.len());
         let progress = |done: usize| bar.set_position(done as u64);
         let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
         let (pairs, report) =
             PairBuilder::history_only(encoder.prompts(), options).build(examples, &mut generator)?;
         bar.finish_and_clear();
-        // The pairs first: where the report stands, they do too.
+        // The pairs first: where the report stands, they do too. Log-probabilities would be those of other pairs.
         write_pairs(&path, &pairs)?;
+        match std::fs::remove_file(workspace.path(&reference_file(name))) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         Ok(report)
     })?;
     Ok((read_pairs(&path)?, report))
@@ -53,14 +63,13 @@ pub fn swapped(
     labeller: &OverlapLabeller,
     encoder: &ExampleEncoder,
 ) -> Result<Vec<Pair>> {
-    let dialogue = |example: &Example| example.id.split('#').next().unwrap_or_default().to_owned();
     let mut pairs = Vec::new();
     for (at, example) in examples.iter().enumerate() {
         // The next example of another dialogue with another persona, in the order of the sample, which is drawn.
         let other = examples[at + 1..]
             .iter()
             .chain(&examples[..at])
-            .find(|other| dialogue(other) != dialogue(example) && other.persona != example.persona);
+            .find(|other| dialogue(&other.id) != dialogue(&example.id) && other.persona != example.persona);
         let Some(other) = other else { continue };
         let replies: Vec<String> = examples
             .iter()
@@ -80,6 +89,11 @@ pub fn swapped(
         });
     }
     Ok(pairs)
+}
+
+/// The dialogue of an example's id, `DIALOGUE#TURN`.
+fn dialogue(id: &str) -> &str {
+    id.rsplit_once('#').map_or(id, |(dialogue, _)| dialogue)
 }
 
 /// Encodes pairs; those too long for the model are left out and counted.
@@ -126,4 +140,15 @@ pub fn reward_accuracy(
     let value =
         |name: &str| values.iter().find(|(found, _)| found == name).map_or(f64::NAN, |(_, value)| *value);
     Ok((value("rewards/accuracies"), value("rewards/margins")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dialogue_is_called_by_everything_before_the_turn() {
+        assert_eq!(dialogue("a#1#4"), "a#1");
+        assert_eq!(dialogue("valid-00017"), "valid-00017");
+    }
 }

@@ -13,6 +13,7 @@ use persona_data::{
 use persona_infer::Strategy;
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Model};
 use persona_train::{End, NextToken, Objective, TrainConfig, Trainer};
+use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::data::{self, Data};
@@ -22,7 +23,7 @@ use crate::recipe::{ModelRecipe, Recipe};
 use crate::report::Report;
 use crate::results::{self, Control, Measured};
 use crate::systems::{self, SystemReplies};
-use crate::workspace::Workspace;
+use crate::workspace::{Start, Workspace, digest};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -33,26 +34,33 @@ pub enum Run {
     Interrupted,
 }
 
-/// Runs a recipe, or what is left of it.
+/// Runs a recipe, or what is left of it. The run's folder is written to, or emptied for a fresh start, once device, data
+/// and starting model have been read.
 ///
 /// # Errors
 /// The first of any part; what was finished before stays.
-pub fn run(recipe: &Recipe, text: &str, interrupt: &Interrupt) -> Result<Run> {
+pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> Result<Run> {
     let began = Instant::now();
+    Workspace::check(&recipe.out, text, start)?;
     let device = persona_model::device(&recipe.device)?;
-    let workspace = Workspace::open(&recipe.out, text)?;
     let prompts = prompt_set(&recipe.prompts)?;
-    let mut data = data::load(recipe, &workspace)?;
-    let tokenizer = match &recipe.model {
-        ModelRecipe::Folder { folder } => TextTokenizer::from_folder(folder, &SpecialTokens::default())?,
-        ModelRecipe::Fresh { vocabulary, .. } => {
-            data::tokenizer(&workspace, &prompts, &data.train, *vocabulary)?
+    let mut data = data::load(recipe)?;
+    let (tokenizer, given, positions, workspace);
+    match &recipe.model {
+        ModelRecipe::Folder { folder } => {
+            tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
+            let (model, report) = Gpt2::load(folder, device, Kind::Float)?;
+            tokenizer.check_vocabulary(model.limits().vocabulary)?;
+            data.facts.push(("starting model".to_owned(), report.to_string()));
+            (given, positions) = (Some(model), Gpt2Config::from_folder(folder)?.n_positions);
+            workspace = open(recipe, text, start, &data)?;
         }
-    };
-    let positions = match &recipe.model {
-        ModelRecipe::Folder { folder } => Gpt2Config::from_folder(folder)?.n_positions,
-        ModelRecipe::Fresh { positions, .. } => *positions,
-    };
+        ModelRecipe::Fresh { vocabulary, positions: places, .. } => {
+            workspace = open(recipe, text, start, &data)?;
+            tokenizer = data::tokenizer(&workspace, &prompts, &data.train, *vocabulary)?;
+            (given, positions) = (None, *places);
+        }
+    }
     let options =
         EncodeOptions { max_length: positions, bad_examples: BadExamples::Drop, ..EncodeOptions::default() };
     let encoder = ExampleEncoder::new(&tokenizer, &prompts, options)?;
@@ -60,11 +68,14 @@ pub fn run(recipe: &Recipe, text: &str, interrupt: &Interrupt) -> Result<Run> {
     for (name, fact) in &data.facts {
         println!("{name:>22} {fact}");
     }
+    let encoding = format!("{prompts:?} {} {positions}", tokenizer.fingerprint());
     let mut path = PalPath {
         recipe,
         text,
         workspace,
         encoder,
+        encoding,
+        given,
         data,
         samples,
         device,
@@ -73,6 +84,13 @@ pub fn run(recipe: &Recipe, text: &str, interrupt: &Interrupt) -> Result<Run> {
         facts: Vec::new(),
     };
     Ok(path.follow()?.map_or(Run::Interrupted, |report| Run::Finished(Box::new(report))))
+}
+
+/// The run's folder, with the parts of the data in it.
+fn open(recipe: &Recipe, text: &str, start: Start, data: &Data) -> Result<Workspace> {
+    let workspace = Workspace::open(&recipe.out, text, start)?;
+    data::keep_split(&workspace, &data.split)?;
+    Ok(workspace)
 }
 
 /// The shipped set of a name, or a set of the user's own.
@@ -142,6 +160,10 @@ struct PalPath<'a> {
     text: &'a str,
     workspace: Workspace,
     encoder: ExampleEncoder,
+    /// Everything by which a text becomes tokens, for digests.
+    encoding: String,
+    /// The recipe's model as loaded, until the first training takes it.
+    given: Option<Gpt2>,
     data: Data,
     samples: Samples,
     device: Device,
@@ -154,34 +176,42 @@ impl PalPath<'_> {
     /// All parts in order; nothing when a training was interrupted.
     fn follow(&mut self) -> Result<Option<Report>> {
         let recipe = self.recipe;
-        let (train, valid) = (self.encode("plain", &[Task::Plain])?, self.encode_valid(&[Task::Plain])?);
+        let (train, valid) = self.encode("plain", &[Task::Plain])?;
         let objective = NextToken::new(self.start()?);
         let Some(plain) = self.train("plain", objective, &recipe.plain, &train, &valid)? else {
             return Ok(None);
         };
         let plain = plain.into_model();
 
-        let (train, valid) = (self.encode("stage 1", &Task::MIXED)?, self.encode_valid(&Task::MIXED)?);
+        let (train, valid) = self.encode("stage 1", &Task::MIXED)?;
         let unigram = results::unigram_losses(&train, &valid, self.encoder.tokenizer().vocab_size());
-        let objective = NextToken::new(self.start()?);
-        let Some(stage1) = self.train("stage1", objective, &recipe.stage1, &train, &valid)? else {
+        let mut objective = NextToken::new(self.start()?);
+        if let Some(weights) = recipe.stage1.task_weights {
+            objective = objective.weight(Task::Selection, weights.selection)?;
+            objective = objective.weight(Task::Generation, weights.generation)?;
+        }
+        let Some(stage1) = self.train("stage1", objective, &recipe.stage1.train, &train, &valid)? else {
             return Ok(None);
         };
-        let stage1 = stage1.into_model();
+        let mut stage1 = stage1.into_model();
 
         let (pairs, fact) = self.pairs("pairs", &self.samples.pairs, &stage1)?;
         let (held_out, held_out_fact) = self.pairs("held_out_pairs", &self.samples.valid, &stage1)?;
         self.facts.extend([fact, held_out_fact]);
         let batch = recipe.align.train.micro_batch_size;
-        let cache = |name: &str| self.workspace.path(name);
-        let referenced =
-            reference_log_probs(&stage1, pairs, batch, Some(&cache("pairs.reference.safetensors")))?;
-        let valid = reference_log_probs(
-            &stage1,
-            held_out.clone(),
-            batch,
-            Some(&cache("held_out_pairs.reference.safetensors")),
-        )?;
+        // As a reference the model computes like the policy; as a system, as it was trained.
+        let precision = stage1.precision();
+        stage1.set_precision(recipe.align.train.precision);
+        let score = |name: &str, pairs| {
+            reference_log_probs(
+                &stage1,
+                pairs,
+                batch,
+                Some(&self.workspace.path(&pairs::reference_file(name))),
+            )
+        };
+        let referenced = score("pairs", pairs)?;
+        let valid = score("held_out_pairs", held_out.clone())?;
         let objective = PreferenceLoss::sigmoid(recipe.align.beta).on(stage1.copy(Kind::Float)?);
         let Some(pal) = self.train("align", objective, &recipe.align.train, &referenced, &valid)? else {
             return Ok(None);
@@ -189,6 +219,7 @@ impl PalPath<'_> {
         let pal = pal.into_model();
 
         let controls = self.controls(&pal, &stage1, held_out)?;
+        stage1.set_precision(precision);
         let mut systems = vec![
             self.replies("plain fine-tuning", &plain, Strategy::NotSelect)?,
             self.replies("stage 1 only", &stage1, Strategy::Select)?,
@@ -209,13 +240,14 @@ impl PalPath<'_> {
     }
 
     /// A model to start from.
-    fn start(&self) -> Result<Gpt2> {
-        let tokenizer = self.encoder.tokenizer();
-        if let ModelRecipe::Folder { folder } = &self.recipe.model {
-            let (model, _) = Gpt2::load(folder, self.device, Kind::Float)?;
-            tokenizer.check_vocabulary(model.limits().vocabulary)?;
+    fn start(&mut self) -> Result<Gpt2> {
+        if let Some(model) = self.given.take() {
             return Ok(model);
         }
+        if let ModelRecipe::Folder { folder } = &self.recipe.model {
+            return Ok(Gpt2::load(folder, self.device, Kind::Float)?.0);
+        }
+        let tokenizer = self.encoder.tokenizer();
         let config = self.recipe.model.config(tokenizer.vocab_size()).context("a fresh model has a shape")?;
         let config = Gpt2Config {
             eos_token_id: Some(tokenizer.eos_id()),
@@ -226,15 +258,20 @@ impl PalPath<'_> {
         Ok(Gpt2::new(config, self.recipe.seed, self.device, Kind::Float)?)
     }
 
-    fn encode(&mut self, name: &str, tasks: &[Task]) -> Result<Vec<EncodedExample>> {
-        let (encoded, report) = self.encoder.encode_all(&self.data.train, tasks)?;
-        ensure!(!encoded.is_empty(), "no training example fits the model; give it more positions");
-        self.facts.push((format!("{name} examples"), report.to_string().trim().to_owned()));
-        Ok(encoded)
+    /// The training and the validation examples.
+    fn encode(&mut self, name: &str, tasks: &[Task]) -> Result<(Vec<EncodedExample>, Vec<EncodedExample>)> {
+        let (train, report) = self.encoder.encode_all(&self.data.train, tasks)?;
+        ensure!(!train.is_empty(), "no training example fits the model; give it more positions");
+        let (valid, valid_report) = self.encoder.encode_all(&self.samples.valid, tasks)?;
+        for (what, report) in [("examples", report), ("validation examples", valid_report)] {
+            self.facts.push((format!("{name} {what}"), report.to_string().trim().to_owned()));
+        }
+        Ok((train, valid))
     }
 
-    fn encode_valid(&self, tasks: &[Task]) -> Result<Vec<EncodedExample>> {
-        Ok(self.encoder.encode_all(&self.samples.valid, tasks)?.0)
+    /// The digest of what is made by a model with these settings from some data.
+    fn inputs(&self, model: &Gpt2, made: impl Serialize) -> Result<String> {
+        digest(&(&self.encoding, format!("{:?}", model.precision()), model.fingerprint()?, made))
     }
 
     /// Trains in a folder of its own, and writes the model with its tokenizer; nothing when it was interrupted.
@@ -253,7 +290,7 @@ impl PalPath<'_> {
             .interrupted_by(self.interrupt.flag())
             .observed_by(&mut bar);
         let outcome = self.interrupt.while_training(|| trainer.fit(train, valid))?;
-        if outcome.end == End::Interrupted {
+        if outcome.end == End::Interrupted || self.interrupt.asked() {
             return Ok(None);
         }
         let objective = trainer.into_objective();
@@ -273,8 +310,10 @@ impl PalPath<'_> {
         model: &Gpt2,
     ) -> Result<(Vec<persona_data::EncodedPair>, (String, String))> {
         let (decode, options) = (self.recipe.decode, self.recipe.pairs);
+        let inputs = self.inputs(model, (decode, options, examples))?;
+        let called = (name, inputs.as_str());
         let (made, report) =
-            pairs::build(&self.workspace, name, model, &self.encoder, decode, options, examples)?;
+            pairs::build(&self.workspace, called, model, &self.encoder, decode, options, examples)?;
         println!("{name:>22} {report}");
         let (encoded, too_long) = pairs::encode(&made, &self.encoder)?;
         ensure!(!encoded.is_empty(), "{name}: no pair is left; see its report, and `pairs` in the recipe");
@@ -283,16 +322,19 @@ impl PalPath<'_> {
 
     /// Reward accuracy on the held-out pairs and on the controls.
     fn controls(
-        &self,
+        &mut self,
         pal: &Gpt2,
         stage1: &Gpt2,
         held_out: Vec<persona_data::EncodedPair>,
     ) -> Result<Vec<Control>> {
         let swapped = pairs::swapped(&self.samples.valid, &self.data.labeller, &self.encoder)?;
+        let (swapped, too_long) = pairs::encode(&swapped, &self.encoder)?;
+        let fact = format!("{} pairs; {too_long} too long for the model", swapped.len());
+        self.facts.push(("swapped personas".to_owned(), fact));
         let sets = [
             ("held-out pairs", held_out.clone()),
             ("held-out pairs of one length", pairs::of_one_length(&held_out)),
-            ("gold against gold of a swapped persona", pairs::encode(&swapped, &self.encoder)?.0),
+            ("gold against gold of a swapped persona", swapped),
         ];
         let mut controls = Vec::new();
         for (name, pairs) in sets {
@@ -301,21 +343,26 @@ impl PalPath<'_> {
             }
             let count = pairs.len();
             let name = name.to_owned();
-            let control =
-                self.workspace.cached(&format!("controls/{}.json", name.replace(' ', "_")), || {
-                    let batch = self.recipe.align.train.micro_batch_size;
-                    let policy = pal.copy(Kind::Float)?;
-                    let (accuracy, margin) =
-                        pairs::reward_accuracy(policy, stage1, pairs, self.recipe.align.beta, batch)?;
-                    Ok(Control { name, pairs: count, accuracy, margin })
-                })?;
+            let tokens: Vec<_> =
+                pairs.iter().map(|pair| (&pair.prompt, &pair.chosen, &pair.rejected)).collect();
+            let inputs = self.inputs(pal, (stage1.fingerprint()?, tokens))?;
+            let file = format!("controls/{}.json", name.replace(' ', "_"));
+            let control = self.workspace.cached(&file, &inputs, || {
+                let batch = self.recipe.align.train.micro_batch_size;
+                let policy = pal.copy(Kind::Float)?;
+                let (accuracy, margin) =
+                    pairs::reward_accuracy(policy, stage1, pairs, self.recipe.align.beta, batch)?;
+                Ok(Control { name, pairs: count, accuracy, margin })
+            })?;
             controls.push(control);
         }
         Ok(controls)
     }
 
     fn replies(&self, system: &str, model: &Gpt2, strategy: Strategy) -> Result<SystemReplies> {
-        self.workspace.cached(&format!("replies/{}.json", system.replace([' ', ','], "_")), || {
+        let inputs = self.inputs(model, (self.recipe.decode, strategy, &self.samples.test))?;
+        let file = format!("replies/{}.json", system.replace([' ', ','], "_"));
+        self.workspace.cached(&file, &inputs, || {
             systems::reply_to_all(
                 system,
                 model,

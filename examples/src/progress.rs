@@ -45,6 +45,12 @@ impl Interrupt {
         self.asked.clone()
     }
 
+    /// Whether somebody asked for a stop. To be looked at after a training: one that was in its last step is finished.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     /// Runs something that watches the flag itself.
     pub fn while_training<T>(&self, run: impl FnOnce() -> T) -> T {
         self.training.store(true, Ordering::SeqCst);

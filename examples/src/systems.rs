@@ -114,12 +114,12 @@ pub fn reply_to_all(
 
 /// How a strategy is called in a table.
 #[must_use]
-pub fn strategy_name(strategy: Strategy) -> &'static str {
+pub fn strategy_name(strategy: Strategy) -> String {
     match strategy {
-        Strategy::Select => "own selection",
-        Strategy::Random(_) => "random selection",
-        Strategy::NotSelect => "no selection",
-        Strategy::Oracle => "oracle selection",
+        Strategy::Select => "own selection".to_owned(),
+        Strategy::Random(seed) => format!("random selection {seed}"),
+        Strategy::NotSelect => "no selection".to_owned(),
+        Strategy::Oracle => "oracle selection".to_owned(),
     }
 }
 

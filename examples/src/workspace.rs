@@ -2,9 +2,43 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The file that tells a run's folder from any other.
+const MARKER: &str = ".persona-run";
+
+/// What a run makes before its first training. Another recipe may replace it.
+const SET_UP: [&str; 3] = ["recipe.toml", "split.json", "tokenizer"];
+
+/// What else a run makes.
+const RESULTS: [&str; 13] = [
+    "plain",
+    "stage1",
+    "align",
+    "pairs.jsonl",
+    "pairs.report.json",
+    "pairs.reference.safetensors",
+    "held_out_pairs.jsonl",
+    "held_out_pairs.report.json",
+    "held_out_pairs.reference.safetensors",
+    "controls",
+    "replies",
+    "report.html",
+    "report.json",
+];
+
+/// What becomes of an earlier run in the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// It is continued.
+    #[default]
+    Continue,
+    /// What it made is removed, and nothing else.
+    Fresh,
+}
 
 /// The folder of a run, bound to its recipe.
 #[derive(Debug)]
@@ -13,25 +47,56 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// Whether [`Workspace::open`] would take the folder for a recipe's text. Changes nothing.
+    ///
+    /// # Errors
+    /// When the folder holds what a run would make and no run made it; when it holds results of another recipe.
+    pub fn check(folder: &Path, recipe: &str, start: Start) -> Result<()> {
+        let there = |name: &&&str| folder.join(name).symlink_metadata().is_ok();
+        if !there(&&MARKER) {
+            if let Some(name) = SET_UP.iter().chain(&RESULTS).find(there) {
+                bail!(
+                    "{} holds {name:?}, and is not the folder of a run (it has no {MARKER}); give another `out`",
+                    folder.display()
+                );
+            }
+            return Ok(());
+        }
+        let other = start == Start::Continue && held_recipe(folder)?.as_deref() != Some(recipe);
+        ensure!(
+            !other || !RESULTS.iter().any(|name| there(&name)),
+            "{} holds a run of another recipe (see recipe.toml there); give another `out`, or start over with --fresh",
+            folder.display()
+        );
+        Ok(())
+    }
+
     /// Opens the folder for a recipe's text, and makes it where it is not there.
     ///
     /// # Errors
-    /// When the folder holds a run of another recipe, or cannot be written.
-    pub fn open(folder: &Path, recipe: &str) -> Result<Self> {
+    /// As [`Workspace::check`]; when the folder cannot be written.
+    pub fn open(folder: &Path, recipe: &str, start: Start) -> Result<Self> {
+        Self::check(folder, recipe, start)?;
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let path = folder.join("recipe.toml");
-        match std::fs::read_to_string(&path) {
-            Ok(held) if held == recipe => {}
-            Ok(_) => bail!(
-                "{} holds a run of another recipe (see recipe.toml there); give another `out`, or start over with --fresh",
-                folder.display()
-            ),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                persona_model::write_atomically(&path, recipe.as_bytes())?;
-            }
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        let workspace = Self { folder: folder.to_path_buf() };
+        let marker = workspace.path(MARKER);
+        if !marker.exists() {
+            persona_model::write_atomically(&marker, b"The files of a run. `--fresh` removes them.\n")?;
         }
-        Ok(Self { folder: folder.to_path_buf() })
+        if start == Start::Fresh || held_recipe(folder)?.as_deref() != Some(recipe) {
+            // The recipe last: until then the folder still says whose the rest is.
+            for name in RESULTS.iter().chain(SET_UP.iter().rev()) {
+                remove(&workspace.path(name))?;
+            }
+            persona_model::write_atomically(&workspace.path("recipe.toml"), recipe.as_bytes())?;
+        }
+        Ok(workspace)
+    }
+
+    /// The name of the run's file or folder in `folder` in which `path` lies, if any.
+    #[must_use]
+    pub fn name_around(folder: &Path, path: &Path) -> Option<&'static str> {
+        SET_UP.iter().chain(&RESULTS).find(|name| lies_in(path, &folder.join(name))).copied()
     }
 
     /// A place in the folder.
@@ -40,56 +105,151 @@ impl Workspace {
         self.folder.join(name)
     }
 
-    /// What a file holds, or what `make` makes, which is then written to it.
+    /// What a file holds, where it was made from `inputs` (see [`digest`]); else what `make` makes, which is then written
+    /// to it.
     ///
     /// # Errors
     /// Those of `make`; when the file cannot be read or written.
     pub fn cached<T: Serialize + DeserializeOwned>(
         &self,
         name: &str,
+        inputs: &str,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let path = self.path(name);
         if path.exists() {
             let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            return serde_json::from_slice(&text)
-                .with_context(|| format!("{} is damaged; remove it to make it again", path.display()));
+            let held: Cached<T> = serde_json::from_slice(&text)
+                .with_context(|| format!("{} is damaged; remove it to make it again", path.display()))?;
+            if held.inputs == inputs {
+                return Ok(held.value);
+            }
+            println!("{name} was made from other data or another model, and is made again");
         }
         let value = make()?;
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
         }
-        persona_model::write_atomically(&path, &serde_json::to_vec_pretty(&value)?)?;
+        let held = Cached { inputs: inputs.to_owned(), value: &value };
+        persona_model::write_atomically(&path, &serde_json::to_vec_pretty(&held)?)?;
         Ok(value)
     }
+}
+
+/// A value with the digest of what it was made from.
+#[derive(Serialize, Deserialize)]
+struct Cached<T> {
+    inputs: String,
+    value: T,
+}
+
+/// The SHA-256 of a value's JSON, in hexadecimal.
+///
+/// # Errors
+/// When the value has no JSON form.
+pub fn digest(inputs: &impl Serialize) -> Result<String> {
+    let hash = Sha256::digest(serde_json::to_vec(inputs)?);
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether a file or folder that is there lies in a folder that is there, or is that folder.
+#[must_use]
+pub fn lies_in(path: &Path, folder: &Path) -> bool {
+    match (path.canonicalize(), folder.canonicalize()) {
+        (Ok(path), Ok(folder)) => path.starts_with(folder),
+        _ => false,
+    }
+}
+
+fn held_recipe(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("recipe.toml");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(data) if data.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.with_context(|| format!("removing {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn open(folder: &Path, recipe: &str) -> Result<Workspace> {
+        Workspace::open(folder, recipe, Start::Continue)
+    }
+
     #[test]
     fn what_is_finished_is_read_and_damage_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let workspace = Workspace::open(folder.path(), "a = 1").unwrap();
-        assert_eq!(workspace.cached("x/y.json", || Ok(vec![1, 2])).unwrap(), [1, 2]);
-        assert_eq!(
-            workspace.cached("x/y.json", || -> Result<Vec<i32>> { bail!("made twice") }).unwrap(),
-            [1, 2]
-        );
-        assert!(workspace.cached("z.json", || -> Result<i32> { bail!("broken") }).is_err());
+        let workspace = open(folder.path(), "a = 1").unwrap();
+        assert_eq!(workspace.cached("x/y.json", "i", || Ok(vec![1, 2])).unwrap(), [1, 2]);
+        let twice = || -> Result<Vec<i32>> { bail!("made twice") };
+        assert_eq!(workspace.cached("x/y.json", "i", twice).unwrap(), [1, 2]);
+        assert!(workspace.cached("z.json", "i", || -> Result<i32> { bail!("broken") }).is_err());
         assert!(!workspace.path("z.json").exists());
         std::fs::write(workspace.path("x/y.json"), "[1,").unwrap();
-        let error = format!("{:#}", workspace.cached("x/y.json", || Ok(vec![0])).unwrap_err());
+        let error = format!("{:#}", workspace.cached("x/y.json", "i", || Ok(vec![0])).unwrap_err());
         assert!(error.contains("y.json is damaged"), "{error}");
     }
 
     #[test]
-    fn another_recipe_in_the_same_folder_is_refused() {
+    fn what_was_made_from_other_inputs_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
-        Workspace::open(folder.path(), "a = 1").unwrap();
-        Workspace::open(folder.path(), "a = 1").unwrap();
-        let error = Workspace::open(folder.path(), "a = 2").unwrap_err().to_string();
+        let workspace = open(folder.path(), "a = 1").unwrap();
+        let (one, other) = (digest(&["hello"]).unwrap(), digest(&["hello!"]).unwrap());
+        assert_eq!(workspace.cached("x.json", &one, || Ok(1)).unwrap(), 1);
+        assert_eq!(workspace.cached("x.json", &other, || Ok(2)).unwrap(), 2);
+        assert_eq!(workspace.cached("x.json", &other, || Ok(3)).unwrap(), 2);
+    }
+
+    #[test]
+    fn results_of_another_recipe_are_refused_and_a_mere_set_up_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = open(folder.path(), "a = 1").unwrap();
+        std::fs::write(workspace.path("split.json"), "{}").unwrap();
+        open(folder.path(), "a = 1").unwrap();
+        assert!(workspace.path("split.json").exists());
+        open(folder.path(), "a = 2").unwrap();
+        assert!(!workspace.path("split.json").exists());
+        std::fs::create_dir(workspace.path("plain")).unwrap();
+        open(folder.path(), "a = 2").unwrap();
+        let error = open(folder.path(), "a = 3").unwrap_err().to_string();
         assert!(error.contains("another recipe"), "{error}");
+        assert!(workspace.path("plain").exists());
+    }
+
+    #[test]
+    fn a_fresh_start_removes_what_a_run_makes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = open(folder.path(), "a = 1").unwrap();
+        std::fs::create_dir_all(workspace.path("plain/checkpoints")).unwrap();
+        std::fs::write(workspace.path("notes.txt"), "mine").unwrap();
+        Workspace::check(folder.path(), "a = 2", Start::Fresh).unwrap();
+        assert!(workspace.path("plain").exists());
+        Workspace::open(folder.path(), "a = 2", Start::Fresh).unwrap();
+        assert!(!workspace.path("plain").exists());
+        assert_eq!(std::fs::read_to_string(workspace.path("notes.txt")).unwrap(), "mine");
+        assert_eq!(std::fs::read_to_string(workspace.path("recipe.toml")).unwrap(), "a = 2");
+    }
+
+    #[test]
+    fn a_folder_that_no_run_made_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("recipe.toml"), "a = 1").unwrap();
+        for start in [Start::Continue, Start::Fresh] {
+            let error = Workspace::open(folder.path(), "a = 1", start).unwrap_err().to_string();
+            assert!(error.contains("recipe.toml") && error.contains(MARKER), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use persona_data::{Dialogue, Format, open, write_jsonl};
 use persona_examples::pipeline::{self, Run};
 use persona_examples::progress::Interrupt;
-use persona_examples::recipe::Recipe;
+use persona_examples::recipe::{EVALUATED, Recipe};
 use persona_examples::report::{Cell, Report};
+use persona_examples::workspace::Start;
 
 fn recipe_text(folder: &Path, model: &str) -> String {
     let train = "steps = 4\nbatch_size = 8\nmicro_batch_size = 4\nwarmup_steps = 1\ncheckpoint_every = 2\neval_every = 2\n";
@@ -19,7 +20,7 @@ fn recipe_text(folder: &Path, model: &str) -> String {
          [data.examples]\nresponder = 'two'\nhistory_turns = 2\n\
          [model]\n{model}\n[plain]\n{train}[stage1]\n{train}[align]\nbeta = 0.1\nexamples = 12\n[align.train]\n{train}\
          [decode]\nmax_new_tokens = 12\n[report]\ntest_examples = 9\nvalid_examples = 10\nconversations = 1\n\
-         strategies = ['oracle', {{ random = 2 }}]\n",
+         strategies = ['oracle', {{ random = 1 }}, {{ random = 2 }}]\n",
         out = folder.join("out").display(),
         data = folder.join("dialogues.jsonl").display(),
     )
@@ -44,7 +45,7 @@ fn load(folder: &Path, model: &str) -> (Recipe, String) {
 
 fn finish(folder: &Path, model: &str) -> Report {
     let (recipe, text) = load(folder, model);
-    match pipeline::run(&recipe, &text, &Interrupt::default()).unwrap() {
+    match pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap() {
         Run::Finished(report) => *report,
         Run::Interrupted => panic!("nobody interrupted it"),
     }
@@ -61,13 +62,14 @@ fn the_path_ends_in_a_report_and_continues_after_being_stopped() {
         "stage 1 only",
         "PAL",
         "PAL, oracle selection",
-        "PAL, random selection",
+        "PAL, random selection 1",
+        "PAL, random selection 2",
         "gold",
     ];
     assert_eq!(systems, expected);
     let column = |name: &str| report.table.columns.iter().position(|column| column.name == name).unwrap();
     assert_eq!(report.table.rows[3].cells[column("Selection")], Cell::Value(100.0));
-    let Cell::Value(bleu) = report.table.rows[5].cells[column("BLEU-1")] else { panic!("gold has BLEU") };
+    let Cell::Value(bleu) = report.table.rows[6].cells[column("BLEU-1")] else { panic!("gold has BLEU") };
     assert!((bleu - 100.0).abs() < 1e-6, "{bleu}");
     assert_eq!(report.table.rows[2].cells[column("C.score")], Cell::Missing("no judge".into()));
     let first = report.checks.iter().find(|check| check.name == "Stage 2: first loss").unwrap();
@@ -82,22 +84,146 @@ fn the_path_ends_in_a_report_and_continues_after_being_stopped() {
     let (recipe, text) = load(stopped.path(), FRESH);
     let interrupt = Interrupt::default();
     interrupt.flag().store(true, Ordering::SeqCst);
-    assert!(matches!(pipeline::run(&recipe, &text, &interrupt).unwrap(), Run::Interrupted));
+    assert!(matches!(pipeline::run(&recipe, &text, Start::Continue, &interrupt).unwrap(), Run::Interrupted));
     let again = finish(stopped.path(), FRESH);
     assert_eq!((&report.table, &report.conversations), (&again.table, &again.conversations));
-    // Finished: everything is read, and says the same.
+    // Finished: everything is read, and says the same. A stop asked for after the last step is one.
     assert_eq!(finish(stopped.path(), FRESH).table, again.table);
+    assert!(matches!(pipeline::run(&recipe, &text, Start::Continue, &interrupt).unwrap(), Run::Interrupted));
+
+    // Other seeds draw other selections, and lie in files of their own.
+    let selections = |seed: u32| {
+        let path = format!("out/replies/PAL__random_selection_{seed}.json");
+        let text = std::fs::read_to_string(whole.path().join(path)).unwrap();
+        let replies = serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        let replies = replies["value"]["replies"].as_array().unwrap().clone();
+        replies.iter().map(|reply| reply["highlighted"].clone()).collect::<Vec<_>>()
+    };
+    assert_ne!(selections(1), selections(2));
+
+    // What a recipe may name for early stopping is what the logs hold.
+    for ((_, names), folder) in EVALUATED.iter().zip(["plain", "stage1", "align"]) {
+        let log = std::fs::read_to_string(whole.path().join("out").join(folder).join("log.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let held: Vec<&String> =
+            last.as_object().unwrap().keys().filter(|key| key.starts_with("eval_")).collect();
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        assert_eq!(held, names, "{folder}");
+    }
+    let facts: Vec<&str> = report.facts.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(facts.contains(&"plain validation examples") && facts.contains(&"swapped personas"), "{facts:?}");
 
     // From a folder in the Hugging Face layout.
     let folder = tempfile::tempdir().unwrap();
     dialogues(folder.path());
     let model = format!("folder = '{}'", whole.path().join("out/stage1/model").display());
-    assert_eq!(finish(folder.path(), &model).table.rows.len(), 6);
+    let from_folder = finish(folder.path(), &model);
+    assert_eq!(from_folder.table.rows.len(), 7);
+    let (_, loaded) = from_folder.facts.iter().find(|(name, _)| name == "starting model").unwrap();
+    assert!(loaded.contains("loaded"), "{loaded}");
 
     // The same folder with another recipe.
     let (recipe, text) = load(whole.path(), &FRESH.replace("hidden = 16", "hidden = 32"));
-    let error = pipeline::run(&recipe, &text, &Interrupt::default()).unwrap_err().to_string();
+    let error =
+        pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err().to_string();
     assert!(error.contains("another recipe"), "{error}");
+
+    // A fresh start that fails before it begins removes nothing; one that begins removes what a run made.
+    let out = whole.path().join("out");
+    std::fs::write(out.join("notes.txt"), "mine").unwrap();
+    let count = || std::fs::read_dir(&out).unwrap().count();
+    let before = count();
+    std::fs::rename(whole.path().join("dialogues.jsonl"), whole.path().join("away")).unwrap();
+    assert!(pipeline::run(&recipe, &text, Start::Fresh, &interrupt).is_err());
+    assert_eq!(count(), before);
+    std::fs::rename(whole.path().join("away"), whole.path().join("dialogues.jsonl")).unwrap();
+    assert!(matches!(pipeline::run(&recipe, &text, Start::Fresh, &interrupt).unwrap(), Run::Interrupted));
+    let mut names: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, [".persona-run", "notes.txt", "plain", "recipe.toml", "split.json", "tokenizer"]);
+}
+
+#[test]
+fn test_data_that_change_are_replied_to_again() {
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    let first = finish(folder.path(), FRESH);
+    let path = folder.path().join("dialogues.jsonl");
+    let split = std::fs::read_to_string(folder.path().join("out/split.json")).unwrap();
+    let split: serde_json::Value = serde_json::from_str(&split).unwrap();
+    let test = split["parts"][3]["dialogues"].as_array().unwrap();
+    let mut dialogues: Vec<Dialogue> = open(&path, Format::Jsonl).unwrap().collect::<Result<_, _>>().unwrap();
+    for dialogue in dialogues.iter_mut().filter(|dialogue| test.contains(&dialogue.id.as_str().into())) {
+        dialogue.turns.iter_mut().for_each(|turn| turn.text = format!("indeed, {}", turn.text));
+    }
+    write_jsonl(&path, &dialogues).unwrap();
+    let again = finish(folder.path(), FRESH);
+    assert!(first.conversations != again.conversations || first.table != again.table);
+    let replies = std::fs::read_to_string(folder.path().join("out/replies/PAL.json")).unwrap();
+    let gold: Vec<f64> = serde_json::from_str::<serde_json::Value>(&replies).unwrap()["value"]["replies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|reply| reply["gold_tokens"].as_f64().unwrap())
+        .collect();
+    assert!(gold.iter().all(|&tokens| tokens > 3.0), "{gold:?}");
+
+    // Dialogues that go: other parts than those of the run.
+    dialogues.pop();
+    write_jsonl(&path, &dialogues).unwrap();
+    let (recipe, text) = load(folder.path(), FRESH);
+    let error =
+        format!("{:#}", pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err());
+    assert!(error.contains("split.json") && error.contains("--fresh"), "{error}");
+}
+
+#[test]
+fn a_typo_in_the_data_or_the_model_is_corrected_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (recipe, text) = load(folder.path(), FRESH);
+    assert!(pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).is_err());
+    assert!(!folder.path().join("out").exists());
+    dialogues(folder.path());
+    let (recipe, text) = load(folder.path(), "folder = 'nowhere'");
+    let error =
+        format!("{:#}", pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err());
+    assert!(error.contains("nowhere"), "{error}");
+    assert!(!folder.path().join("out").exists());
+    // One that shows only after the set-up: no room for a reply.
+    let (recipe, text) = load(folder.path(), &FRESH.replace("positions = 384", "positions = 14"));
+    assert!(pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).is_err());
+    let interrupt = Interrupt::default();
+    interrupt.flag().store(true, Ordering::SeqCst);
+    let (recipe, text) = load(folder.path(), FRESH);
+    assert!(matches!(pipeline::run(&recipe, &text, Start::Continue, &interrupt).unwrap(), Run::Interrupted));
+}
+
+#[test]
+fn the_reference_computes_like_the_policy_and_weights_reach_the_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    let path = folder.path().join("recipe.toml");
+    let text = recipe_text(folder.path(), FRESH)
+        .replace("[align.train]\n", "[align.train]\nprecision = 'bf16'\n")
+        .replace("[stage1]\n", "[stage1]\ntask_weights = { selection = 2.0, generation = 0.5 }\n");
+    std::fs::write(&path, text).unwrap();
+    let (recipe, text) = Recipe::load(&path).unwrap();
+    let Run::Finished(report) =
+        pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap()
+    else {
+        panic!("nobody interrupted it")
+    };
+    let first = report.checks.iter().find(|check| check.name == "Stage 2: first loss").unwrap();
+    assert!((first.measured - std::f64::consts::LN_2).abs() < 1e-6, "{first:?}");
+    let checkpoint = std::fs::read_dir(folder.path().join("out/stage1/checkpoints")).unwrap();
+    let states: Vec<String> = checkpoint
+        .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("state.json")).ok())
+        .collect();
+    assert!(!states.is_empty() && states.iter().all(|state| state.contains("selection=2")), "{states:?}");
 }
 
 #[test]
@@ -109,12 +235,13 @@ fn a_bad_recipe_names_what_is_wrong() {
         std::fs::write(&path, text).unwrap();
         format!("{:#}", Recipe::load(&path).unwrap_err())
     };
-    assert!(message(&good.replace("seed = 3", "sed = 3")).contains("sed"));
+    assert!(message(&good.replace("\nseed = 3", "\nsed = 3")).contains("sed"));
     assert!(message(&good.replace("beta = 0.1", "beta = 'x'")).contains("beta"));
     assert!(message(&good.replacen("steps = 4", "steps = 0", 1)).contains("`steps`"));
     assert!(message(&good.replace("max_new_tokens = 12", "max_new_tokens = 0")).contains("max_new_tokens"));
     let (recipe, text) = load(folder.path(), FRESH);
-    let error = format!("{:#}", pipeline::run(&recipe, &text, &Interrupt::default()).unwrap_err());
+    let error =
+        format!("{:#}", pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err());
     assert!(error.contains("dialogues.jsonl"), "{error}");
 }
 
@@ -126,7 +253,7 @@ const RECIPE: &str = "PERSONA_TEST_RECIPE";
 fn child_with_a_full_disk() {
     let Some(path) = std::env::var_os(RECIPE) else { return };
     let (recipe, text) = Recipe::load(Path::new(&path)).unwrap();
-    pipeline::run(&recipe, &text, &Interrupt::default()).unwrap();
+    pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap();
 }
 
 /// Writes that end in the middle, as on a full disk: a shell limits the size of files for the process that it becomes.
@@ -149,5 +276,5 @@ fn a_full_disk_stops_with_the_file_named_and_the_next_call_continues() {
     let weights = folder.path().join("out/plain/model/model.safetensors");
     assert!(!weights.exists());
     assert!(run("unlimited").0);
-    assert_eq!(finish(folder.path(), FRESH).table.rows.len(), 6);
+    assert_eq!(finish(folder.path(), FRESH).table.rows.len(), 7);
 }

@@ -66,6 +66,7 @@ impl Cache {
             .truncate(false)
             .open(&path)
             .map_err(|error| say(&path, error))?;
+        let mut alone = true;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -77,20 +78,25 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => {
                 eprintln!("setup: {} cannot be locked ({error}); going on without", path.display());
+                alone = false;
             }
         }
         let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Lock { _file: file })
+        Ok(Lock { _file: file, alone })
     }
 
     /// A new folder to fill. The lock's holder is the only one filling, so every other such folder
-    /// is what a set-up that died has left, and goes.
-    pub(crate) fn partial(&self, build: Build, _held: &Lock) -> Result<PathBuf> {
+    /// is what a set-up that died has left, and goes. Where nothing can be locked, only those go whose
+    /// process is no more.
+    pub(crate) fn partial(&self, build: Build, held: &Lock) -> Result<PathBuf> {
         let prefix = Self::partial_prefix(build);
         let entries =
             fs::read_dir(&self.root).map_err(|error| format!("{}: {error}", self.root.display()))?;
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let Some(owner) = name.strip_prefix(&prefix) else { continue };
+            if held.alone || !fills(owner) {
                 println!("setup: removing what an interrupted set-up left, {}", entry.path().display());
                 remove(&entry.path());
             }
@@ -105,6 +111,13 @@ impl Cache {
 /// ends, so a dead set-up never blocks a live one.
 pub(crate) struct Lock {
     _file: File,
+    /// Whether the system holds the lock; not every file system can.
+    alone: bool,
+}
+
+/// Whether the process of this number is there and another than this one. Set-up runs on Linux alone.
+fn fills(process: &str) -> bool {
+    process != std::process::id().to_string() && Path::new("/proc").join(process).exists()
 }
 
 /// Removes a folder of ours. One that resists (a pip that outlived its set-up still writes there) is
@@ -155,6 +168,24 @@ mod tests {
         assert!(fresh.is_dir());
         assert!(cache.finished(Build::Cpu).is_dir());
         assert!(folder.path().join(".partial-cuda-1").is_dir(), "the other build has its own lock");
+    }
+
+    #[test]
+    fn without_a_lock_the_folder_of_a_live_set_up_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path());
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        let partial = |process: u32| folder.path().join(format!(".partial-cpu-{process}"));
+        // The process of number 1 is always there.
+        for process in [1, dead.id(), std::process::id()] {
+            fs::create_dir_all(partial(process).join("venv")).unwrap();
+        }
+        let lock = Lock { alone: false, ..cache.lock(Build::Cpu).unwrap() };
+        let fresh = cache.partial(Build::Cpu, &lock).unwrap();
+        assert!(partial(1).join("venv").is_dir());
+        assert!(!partial(dead.id()).exists());
+        assert_eq!((fresh.join("venv").exists(), fresh), (false, partial(std::process::id())));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) fn fill(cache: &Cache, build: Build, force: bool) -> Result<Libtorch>
     let partial = cache.partial(build, &lock)?;
     let what = format!("libtorch {VERSION} ({build})");
     println!("setup: fetching {what} into {}, once for all clones", cache.root().display());
-    let filled = room(cache.root(), room_needed(build), &what)
+    let filled = room(cache.root(), room_needed(build), &what, "PERSONA_CACHE")
         .and_then(|()| in_folder(&partial, build, &python))
         .and_then(|whole| move_in(&whole, &cache.finished(build), &partial))
         .and_then(|()| inspect(&cache.libtorch(build)));

@@ -30,7 +30,13 @@ const LIMITS: [Limits; 2] = [
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let folder = workspace.root().join("tests/outside");
     let manifest = folder.join("Cargo.toml");
-    // The versions of the workspace: they are there already, so no network is needed.
+    // The versions of the workspace: with these fetched no network is needed.
+    let mut fetch = fetch(workspace);
+    println!("{}", shown(&fetch));
+    let fetched = fetch.status().map_err(|error| format!("`{}`: {error}", shown(&fetch)))?;
+    if !fetched.success() {
+        println!("outside: not all packages could be fetched; going on with those that are there");
+    }
     let lock = folder.join("Cargo.lock");
     fs::write(&lock, workspace.lockfile()?).map_err(|error| format!("{}: {error}", lock.display()))?;
 
@@ -53,6 +59,16 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         println!("outside: {} brings {count} crates, and none that it should not", limits.package);
     }
     Ok(())
+}
+
+/// All packages of the lockfile for this machine, which those of the package outside are among.
+fn fetch(workspace: &Workspace) -> Command {
+    let mut cargo = workspace.cargo();
+    cargo.args(["fetch", "--quiet", "--locked"]);
+    if let Some(host) = workspace.host() {
+        cargo.args(["--target", &host]);
+    }
+    cargo
 }
 
 /// Cargo as called from outside: the root folder has no settings of ours above it.
@@ -102,6 +118,15 @@ mod tests {
         }
         assert!(LIMITS[1].check("persona-align v0.1.0\ntch v0.24.0\n").is_ok());
         assert!(LIMITS[1].check("persona-align v0.1.0\npersona-data v0.1.0\n").is_err());
+    }
+
+    #[test]
+    fn packages_are_fetched_as_locked_and_with_the_network() {
+        let workspace = Workspace::find();
+        let typed = shown(&fetch(&workspace));
+        let host = workspace.host().unwrap();
+        assert!(host.contains('-'), "{host}");
+        assert_eq!(typed, format!("cargo fetch --quiet --locked --target {host}"));
     }
 
     #[test]

@@ -85,12 +85,13 @@ pub(crate) fn python(path: &OsStr) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// Refuses where less than `needed` bytes are free in `folder`. A machine without `df` is trusted.
-pub(crate) fn room(folder: &Path, needed: u64, what: &str) -> Result<()> {
+/// Refuses where less than `needed` bytes are free in `folder`; `variable` names another one. A machine without `df` is
+/// trusted.
+pub(crate) fn room(folder: &Path, needed: u64, what: &str, variable: &str) -> Result<()> {
     match free(folder) {
         Some(bytes) if bytes < needed => Err(format!(
             "{what} needs {} in {}, and {} are free.\n\
-             Make room, or set PERSONA_CACHE to a folder on a larger disk.",
+             Make room, or set {variable} to a folder on a larger disk.",
             gigabytes(needed),
             folder.display(),
             gigabytes(bytes)
@@ -188,8 +189,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let below = folder.path().join("not/yet/there");
         assert!(free(&below).unwrap() > 0);
-        let message = room(&below, u64::MAX, "libtorch").unwrap_err();
+        let message = room(&below, u64::MAX, "libtorch", "PERSONA_CACHE").unwrap_err();
         assert!(message.contains("not/yet/there") && message.contains("PERSONA_CACHE"), "{message}");
-        assert_eq!(room(&below, 1, "libtorch"), Ok(()));
+        assert_eq!(room(&below, 1, "libtorch", "PERSONA_CACHE"), Ok(()));
     }
 }

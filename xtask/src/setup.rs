@@ -49,6 +49,9 @@ impl Options {
 pub(crate) fn ensure(workspace: &Workspace, options: &Options) -> Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     prerequisites::cxx(env::var_os("CXX").as_deref(), &path)?;
+    if !workspace.is_built() {
+        build_room(&workspace.target(), BUILD_ROOM)?;
+    }
     let libtorch = match workspace.libtorch_variable() {
         Some(given) => from_variable(workspace, &given, options)?,
         None => match linked(workspace).filter(|_| *options == Options::default()) {
@@ -66,6 +69,13 @@ pub(crate) fn ensure(workspace: &Workspace, options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a release build of programs, tests and benches takes, with some to spare.
+const BUILD_ROOM: u64 = 2_000_000_000;
+
+fn build_room(target: &Path, needed: u64) -> Result<()> {
+    prerequisites::room(target, needed, "a build of the workspace", "CARGO_TARGET_DIR")
 }
 
 fn linked(workspace: &Workspace) -> Option<Libtorch> {
@@ -141,6 +151,15 @@ mod tests {
         let libtorch = from_cache(&workspace, &cache, &options).unwrap();
         assert_eq!(libtorch.build, Build::Cpu);
         assert_eq!(linked(&workspace), Some(libtorch));
+    }
+
+    #[test]
+    fn a_build_folder_without_room_is_named_with_what_is_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = build_room(&folder.path().join("target"), 1 << 60).unwrap_err();
+        assert!(message.contains("target") && message.contains("1152921504.6 GB"), "{message}");
+        assert!(message.contains("CARGO_TARGET_DIR"), "{message}");
+        assert_eq!(build_room(folder.path(), 1), Ok(()));
     }
 
     #[test]

@@ -70,6 +70,23 @@ impl Workspace {
         None
     }
 
+    /// The machine as rustc calls it, such as `x86_64-unknown-linux-gnu`.
+    pub(crate) fn host(&self) -> Option<String> {
+        let output = self.cargo().arg("-vV").output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
+    }
+
+    /// Whether libtorch's bindings, and with them most of what is large, were built here before.
+    pub(crate) fn is_built(&self) -> bool {
+        let fingerprints = self.target().join("release/.fingerprint");
+        std::fs::read_dir(fingerprints).is_ok_and(|mut entries| {
+            entries.any(|entry| {
+                entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("torch-sys-"))
+            })
+        })
+    }
+
     /// The cargo that called us, in the root, with libtorch where binaries and build scripts find it.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
