@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use persona_align::{PreferenceLoss, reference_log_probs};
 use persona_benches::{examples, pairs, prompts, shape};
 use persona_infer::{DecodeConfig, Decoder};
-use persona_model::{CausalLm, Gpt2, Model, Precision, cuda_status};
+use persona_model::{Gpt2, Model, Precision, cuda_status};
 use persona_train::{AdamW, AdamWConfig, NextToken, Objective, gradient_norm};
 use tch::{Cuda, Device, Kind, Tensor};
 

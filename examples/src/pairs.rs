@@ -4,7 +4,7 @@ use anyhow::Result;
 use persona_align::{
     Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, read_pairs, reference_log_probs, write_pairs,
 };
-use persona_data::{EncodedPair, Example, ExampleEncoder, OverlapLabeller};
+use persona_data::{EncodedPair, Example, ExampleEncoder, Highlight, OverlapLabeller, PromptKind};
 use persona_infer::{DecodeConfig, TextGenerator};
 use persona_model::{CausalLm, Gpt2};
 use persona_train::evaluate;
@@ -38,8 +38,17 @@ pub fn build(
         let bar = counting_bar(name, examples.len());
         let progress = |done: usize| bar.set_position(done as u64);
         let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
-        let (pairs, report) =
-            PairBuilder::history_only(encoder.prompts(), options).build(examples, &mut generator)?;
+        let fit = |example: &Example| {
+            let highlight = example.selected().map_or(Highlight::None, Highlight::Description);
+            let gold = encoder.tokenizer().encode(&encoder.prompts().response_target(&example.response))?;
+            // Room for either reply, and for the end that is trained on.
+            let room = decode.max_new_tokens.max(gold.len()) + 1;
+            let kind = PromptKind::Generation(highlight);
+            let prompt = encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?;
+            Ok(prompt.cut_turns)
+        };
+        let builder = PairBuilder::history_only(encoder.prompts(), options).fitted_by(&fit);
+        let (pairs, report) = builder.build(examples, &mut generator)?;
         bar.finish_and_clear();
         // The pairs first: where the report stands, they do too. Log-probabilities would be those of other pairs.
         write_pairs(&path, &pairs)?;

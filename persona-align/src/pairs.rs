@@ -94,11 +94,11 @@ impl fmt::Display for PairReport {
 pub struct PairBuilder<'a> {
     prompts: &'a PromptSet,
     options: PairOptions,
-    fit: Option<&'a Fit>,
+    fit: Option<&'a Fit<'a>>,
 }
 
 /// How many of an example's oldest turns have to go, so that its prompts and replies fit the model.
-type Fit = dyn Fn(&Example) -> persona_data::Result<usize>;
+type Fit<'a> = dyn Fn(&Example) -> persona_data::Result<usize> + 'a;
 
 impl fmt::Debug for PairBuilder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,7 +116,7 @@ impl<'a> PairBuilder<'a> {
     /// Leaves out as many of an example's oldest turns as `fit` says, of both prompts alike. `ExampleEncoder::prompt`
     /// counts them. Without this a history longer than the model is an error of the generator.
     #[must_use]
-    pub fn fitted_by(mut self, fit: &'a Fit) -> Self {
+    pub fn fitted_by(mut self, fit: &'a Fit<'a>) -> Self {
         self.fit = Some(fit);
         self
     }
