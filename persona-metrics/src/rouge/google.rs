@@ -1,9 +1,11 @@
 //! ROUGE as Google's package rouge_score computes it.
 
+use std::mem::take;
+
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Measure, Overlap, ROUGE, RougeType, Types, mean_of_measures};
-use super::room::{Lines, Numbers, Room, with_room};
+use super::room::{Lines, Room, with_room};
 use crate::error::{Error, Result};
 use crate::metric::{Metric, PairMetric, pair_metric_methods};
 use crate::ngrams::ngrams;
@@ -133,22 +135,30 @@ impl GoogleRouge {
         tokens.split(' ').filter(|token| !token.is_empty()).map(str::to_owned).collect()
     }
 
-    fn read(&self, text: &str, numbers: &mut Numbers, into: &mut Lines, tokens: &mut String) {
-        into.clear();
-        let mut line = |line: &str| {
+    /// The tokens of each line, written over `lines`.
+    fn read(&self, text: &str, mut lines: Lines, room: &mut Room) -> Lines {
+        lines.clear();
+        let Room { numbers, tokens, stems, .. } = room;
+        let mut read_line = |line: &str| {
             tokens.clear();
-            self.tokenizer.tokenize(line, tokens);
-            into.push_all(tokens, numbers);
-            if into.open() > 0 {
-                into.end_line();
+            if self.tokenizer == RougeTokenizer::RougeScoreStemmed {
+                RougeTokenizer::RougeScore.tokenize(line, tokens);
+                lines.push_stems(tokens, stems, numbers);
+            } else {
+                self.tokenizer.tokenize(line, tokens);
+                lines.push_all(tokens, numbers);
+            }
+            if lines.open() > 0 {
+                lines.end_line();
             }
         };
         // No token reaches over a line feed.
         if self.types.iter().any(|kind| kind == RougeType::Lsum) {
-            text.split('\n').for_each(line);
+            text.split('\n').for_each(read_line);
         } else {
-            line(text);
+            read_line(text);
         }
+        lines
     }
 
     /// Keeps in `best` what is better of this reference.
@@ -217,9 +227,9 @@ impl PairMetric for GoogleRouge {
         let orders = self.types.largest_order();
         let mut best = vec![None; self.types.iter().count()];
         with_room(|room| {
-            self.read(hypothesis, &mut room.numbers, &mut room.hypothesis, &mut room.tokens);
+            room.hypothesis = self.read(hypothesis, take(&mut room.hypothesis), room);
             references.iter().try_for_each(|reference| {
-                self.read(reference, &mut room.numbers, &mut room.reference, &mut room.tokens);
+                room.reference = self.read(reference, take(&mut room.reference), room);
                 self.measure(room, orders, &mut best)
             })
         })?;

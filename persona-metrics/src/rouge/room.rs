@@ -9,6 +9,7 @@ use super::lcs::{Subsequences, Tie};
 use super::measure::ROUGE;
 use crate::error::Result;
 use crate::ngrams::clipped_matches;
+use crate::text::rouge_tokens;
 
 /// Above so many tokens the room of an example is not kept: it would have to be cleared for every short one after it.
 const KEPT: usize = 1 << 12;
@@ -19,14 +20,41 @@ const KEPT: usize = 1 << 12;
 pub(super) struct Numbers(FxHashMap<u128, u32>);
 
 impl Numbers {
-    fn number(&mut self, token: &[u8]) -> u32 {
+    fn number(&mut self, hash: u128) -> u32 {
         let new = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        *self.0.entry(xxh3_128(token)).or_insert(new)
+        *self.0.entry(hash).or_insert(new)
     }
 
     /// How many different tokens there are.
     pub(super) fn different(&self) -> usize {
         self.0.len()
+    }
+}
+
+/// The stems of words that have come before, both as hashes.
+#[derive(Debug, Default)]
+pub(super) struct Stems {
+    known: FxHashMap<u128, u128>,
+    word: String,
+}
+
+impl Stems {
+    /// Words whose stems are kept.
+    const WORDS: usize = 1 << 15;
+
+    fn hash(&mut self, token: &[u8]) -> u128 {
+        let hash = xxh3_128(token);
+        if let Some(&stem) = self.known.get(&hash) {
+            return stem;
+        }
+        self.word.clear();
+        rouge_tokens(str::from_utf8(token).unwrap_or_default(), true, &mut self.word);
+        let stem = xxh3_128(self.word.as_bytes());
+        if self.known.len() >= Self::WORDS {
+            self.known.clear();
+        }
+        self.known.insert(hash, stem);
+        stem
     }
 }
 
@@ -45,13 +73,17 @@ impl Lines {
 
     /// Appends a token.
     pub(super) fn push(&mut self, token: &str, numbers: &mut Numbers) {
-        self.tokens.push(numbers.number(token.as_bytes()));
+        self.tokens.push(numbers.number(xxh3_128(token.as_bytes())));
     }
 
     /// Appends the tokens of a text that stand between spaces.
     pub(super) fn push_all(&mut self, text: &str, numbers: &mut Numbers) {
-        let tokens = text.as_bytes().split(|&byte| byte == b' ').filter(|token| !token.is_empty());
-        self.tokens.extend(tokens.map(|token| numbers.number(token)));
+        self.tokens.extend(tokens(text).map(|token| numbers.number(xxh3_128(token))));
+    }
+
+    /// Appends the stems of the tokens of a text that stand between spaces, which are words of rouge_score.
+    pub(super) fn push_stems(&mut self, text: &str, stems: &mut Stems, numbers: &mut Numbers) {
+        self.tokens.extend(tokens(text).map(|token| numbers.number(stems.hash(token))));
     }
 
     /// Ends a line. What is pushed after the last end belongs to no line.
@@ -82,6 +114,10 @@ impl Lines {
     }
 }
 
+fn tokens(text: &str) -> impl Iterator<Item = &[u8]> {
+    text.as_bytes().split(|&byte| byte == b' ').filter(|token| !token.is_empty())
+}
+
 /// Everything that is used again.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -91,6 +127,7 @@ pub(super) struct Room {
     pub(super) subsequences: Subsequences,
     /// The tokens of a text, with spaces between them.
     pub(super) tokens: String,
+    pub(super) stems: Stems,
     /// By token: how many the hypothesis and the reference have left.
     left: Vec<(u32, u32)>,
     /// By place of a line: whether it is part of a common subsequence.
