@@ -56,7 +56,7 @@ impl Workspace {
         if !there(&&MARKER) {
             if let Some(name) = SET_UP.iter().chain(&RESULTS).find(there) {
                 bail!(
-                    "{} holds {name:?}, and is not the folder of a run (it has no {MARKER}); give another `out`",
+                    "{} holds {name:?}, and is not the folder of a run (it has no {MARKER}); give another `out`, or remove it yourself",
                     folder.display()
                 );
             }

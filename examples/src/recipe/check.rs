@@ -1,0 +1,260 @@
+//! What a recipe may say.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use persona_data::Target;
+
+use super::{ModelRecipe, Recipe};
+use crate::systems::strategy_name;
+use crate::workspace::{Workspace, lies_in};
+
+/// What a training measures on the validation examples, for `early_stopping.metric`.
+pub const EVALUATED: [(&str, &[&str]); 3] = [
+    ("plain", &["eval_loss", "eval_loss/plain"]),
+    ("stage1", &["eval_loss", "eval_loss/selection", "eval_loss/generation"]),
+    (
+        "align.train",
+        &[
+            "eval_loss",
+            "eval_rewards/chosen",
+            "eval_rewards/rejected",
+            "eval_rewards/margins",
+            "eval_rewards/accuracies",
+            "eval_logps/chosen",
+            "eval_logps/rejected",
+        ],
+    ),
+];
+
+impl Recipe {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the key.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(!self.out.as_os_str().is_empty(), "`out` is empty; name a folder");
+        let data = &self.data;
+        ensure!(
+            data.valid.is_some() == data.test.is_some(),
+            "`data.valid` and `data.test` are given together or not at all"
+        );
+        for part in &data.parts {
+            ensure!(*part != Target::Given, "`data.parts`: \"given\" is for lists that a split writes");
+            if let Target::Fraction(share) = part {
+                ensure!((0.0..=1.0).contains(share), "`data.parts`: the fraction {share} is not in 0 to 1");
+            }
+        }
+        self.model.validate()?;
+        if let ModelRecipe::Fresh { positions, .. } = self.model {
+            let reply = self.decode.max_new_tokens;
+            ensure!(
+                reply < positions,
+                "`decode.max_new_tokens` is {reply}, and `model.positions` {positions}"
+            );
+        }
+        let configs = [&self.plain, &self.stage1.train, &self.align.train];
+        for ((name, measured), config) in EVALUATED.iter().zip(configs) {
+            config.validate().with_context(|| format!("`{name}`"))?;
+            if let Some(stopping) = &config.early_stopping {
+                ensure!(
+                    measured.contains(&stopping.metric.as_str()),
+                    "`{name}.early_stopping.metric`: nothing measures `{}`; there is {}",
+                    stopping.metric,
+                    measured.join(", ")
+                );
+            }
+        }
+        let similarity = self.pairs.similarity;
+        ensure!((0.0..=1.0).contains(&similarity), "`pairs.similarity` is {similarity}; it lies in 0 to 1");
+        let weights = self.stage1.task_weights.map(|weights| [weights.selection, weights.generation]);
+        for (key, value) in ["stage1.task_weights.selection", "stage1.task_weights.generation", "align.beta"]
+            .into_iter()
+            .zip(weights.unwrap_or([1.0; 2]).into_iter().chain([self.align.beta]))
+        {
+            ensure!(value > 0.0 && value.is_finite(), "`{key}` is {value}; it must be above 0 and finite");
+        }
+        self.decode.validate().context("`decode`")?;
+        for (key, count) in [
+            ("align.examples", self.align.examples),
+            ("report.test_examples", self.report.test_examples),
+            ("report.valid_examples", self.report.valid_examples),
+        ] {
+            ensure!(count > 0, "`{key}` is 0; give at least 1");
+        }
+        for (at, strategy) in self.report.strategies.iter().enumerate() {
+            ensure!(
+                !self.report.strategies[..at].contains(strategy),
+                "`report.strategies` names one of them twice: {}",
+                strategy_name(*strategy)
+            );
+        }
+        Ok(())
+    }
+
+    /// Nothing that the run reads may lie where it writes, and where `--fresh` removes.
+    pub(super) fn check_places(&self, path: &Path) -> Result<()> {
+        ensure!(
+            !lies_in(path, &self.out),
+            "the recipe {} lies in `out`, {}, which is the run's; give another `out`",
+            path.display(),
+            self.out.display()
+        );
+        let data = &self.data;
+        let mut read = vec![("data.train", data.train.as_path()), ("prompts", Path::new(&self.prompts))];
+        read.extend(data.valid.iter().map(|path| ("data.valid", path.as_path())));
+        read.extend(data.test.iter().map(|path| ("data.test", path.as_path())));
+        if let ModelRecipe::Folder { folder } = &self.model {
+            read.push(("model.folder", folder));
+        }
+        for (key, path) in read {
+            if let Some(name) = Workspace::name_around(&self.out, path) {
+                bail!(
+                    "`{key}`, {}, lies in {name} of `out`, where the run writes; give another `out`",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ModelRecipe {
+    /// Checks a fresh model's sizes.
+    ///
+    /// # Errors
+    /// Names the key.
+    pub fn validate(&self) -> Result<()> {
+        let Self::Fresh { vocabulary, positions, hidden, layers, heads, dropout } = *self else {
+            return Ok(());
+        };
+        for (key, size) in
+            [("positions", positions), ("hidden", hidden), ("layers", layers), ("heads", heads)]
+        {
+            ensure!(size > 0, "`model.{key}` is 0; give at least 1");
+        }
+        ensure!(
+            vocabulary >= 259,
+            "`model.vocabulary` is {vocabulary}; 256 bytes and 3 special tokens are the least"
+        );
+        ensure!(
+            hidden.is_multiple_of(heads),
+            "`model.heads` is {heads}, which does not divide `model.hidden`"
+        );
+        ensure!((0.0..1.0).contains(&dropout), "`model.dropout` is {dropout}; it lies in 0 to 1, without 1");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::TaskWeights;
+
+    const DEMO: &str = include_str!("../../recipes/demo.toml");
+
+    fn message(from: &str, to: &str) -> String {
+        assert!(DEMO.contains(from), "{from}");
+        format!("{:#}", Recipe::parse(&DEMO.replacen(from, to, 1)).unwrap_err())
+    }
+
+    #[test]
+    fn the_demo_is_good() {
+        let recipe = Recipe::parse(DEMO).unwrap();
+        assert_eq!((recipe.stage1.train.steps, recipe.stage1.task_weights), (550, None));
+        let text = toml::to_string(&recipe).unwrap();
+        assert!(text.contains("[stage1"), "{text}");
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        for (from, to, key) in [
+            ("beta = 0.1", "beta = 0.0", "`align.beta`"),
+            ("beta = 0.1", "beta = nan", "`align.beta`"),
+            ("similarity = 0.8", "similarity = 1.5", "`pairs.similarity`"),
+            ("examples = 800", "examples = 0", "`align.examples`"),
+            ("\nvalid_examples = 250", "\nvalid_examples = 0", "`report.valid_examples`"),
+            ("test_examples = 250", "test_examples = 0", "`report.test_examples`"),
+            ("fraction = 0.72", "fraction = 1.72", "`data.parts`"),
+            ("heads = 3", "heads = 5", "`model.heads`"),
+            ("vocabulary = 2048", "vocabulary = 12", "`model.vocabulary`"),
+            ("dropout = 0.0", "dropout = 1.0", "`model.dropout`"),
+            ("max_new_tokens = 40", "max_new_tokens = 256", "`decode.max_new_tokens`"),
+            ("steps = 550", "steps = 0", "`stage1`: training setting `steps`"),
+            ("out = \"target/demo\"", "out = \"\"", "`out`"),
+            ("strategies = []", "strategies = [\"oracle\", \"oracle\"]", "`report.strategies`"),
+            ("[pairs]", "task_weights = {}\n[pairs]", "selection"),
+            (
+                "[pairs]",
+                "task_weights = { selection = 0.0, generation = 1.0 }\n[pairs]",
+                "`stage1.task_weights.selection`",
+            ),
+        ] {
+            let message = message(from, to);
+            assert!(message.contains(key), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn early_stopping_watches_what_is_measured() {
+        let stop = |metric: &str| {
+            format!("early_stopping = {{ metric = '{metric}', better = 'lower', patience = 1 }}\n[pairs]")
+        };
+        assert!(message("[pairs]", &stop("eval_los")).contains("`stage1.early_stopping.metric`"));
+        assert!(Recipe::parse(&DEMO.replacen("[pairs]", &stop("eval_loss/selection"), 1)).is_ok());
+    }
+
+    #[test]
+    fn a_seed_of_a_part_is_refused() {
+        for (table, key) in [
+            ("[plain]", "`plain.seed`"),
+            ("[stage1]", "`stage1.seed`"),
+            ("[align.train]", "`align.train.seed`"),
+            ("[decode]", "`decode.seed`"),
+        ] {
+            let found = message(&format!("\n{table}"), &format!("\n{table}\nseed = 7 #"));
+            assert!(found.contains(key), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_misspelled_key_is_named() {
+        assert!(message("layers = 4", "layer = 4").contains("`layer`"));
+        assert!(message("layers = 4\n", "").contains("`model.layers` is missing"));
+        assert!(message("layers = 4", "layers = 4\nfolder = 'x'").contains("`model.vocabulary`"));
+        assert!(message("steps = 550", "stepz = 550").contains("`stepz`"));
+    }
+
+    #[test]
+    fn task_weights_stand_beside_the_settings_of_the_loop() {
+        let weights = "task_weights = { selection = 2.0, generation = 0.5 }\n[pairs]";
+        let recipe = Recipe::parse(&DEMO.replacen("[pairs]", weights, 1)).unwrap();
+        assert_eq!(recipe.stage1.task_weights, Some(TaskWeights { selection: 2.0, generation: 0.5 }));
+        let text = toml::to_string(&recipe).unwrap();
+        assert!(text.contains("[stage1.task_weights]"), "{text}");
+    }
+
+    #[test]
+    fn a_recipe_in_the_folder_of_its_run_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("my.toml");
+        let out = |out: &Path| {
+            std::fs::write(&path, DEMO.replace("target/demo", &out.display().to_string())).unwrap();
+            Recipe::load(&path).map(drop).map_err(|error| format!("{error:#}"))
+        };
+        assert!(out(folder.path()).unwrap_err().contains("lies in `out`"));
+        assert!(out(&folder.path().join("sub/..")).is_ok(), "a folder that is not there yet");
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        assert!(out(&folder.path().join("sub/..")).unwrap_err().contains("lies in `out`"));
+        assert!(out(&folder.path().join("sub")).is_ok());
+        let data = folder.path().join("sub/plain/data.jsonl");
+        std::fs::create_dir(folder.path().join("sub/plain")).unwrap();
+        std::fs::write(&data, "").unwrap();
+        let text = DEMO.replace("target/demo", &folder.path().join("sub").display().to_string());
+        let train = format!("train = \"{}\"", data.display());
+        std::fs::write(&path, text.replace("train = \"examples/data/spc_valid_480.jsonl.gz\"", &train))
+            .unwrap();
+        let message = format!("{:#}", Recipe::load(&path).unwrap_err());
+        assert!(message.contains("`data.train`") && message.contains("plain"), "{message}");
+    }
+}

@@ -1,0 +1,256 @@
+//! A run as a TOML file.
+
+mod check;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use persona_align::PairOptions;
+use persona_data::{ExampleOptions, Format, Target};
+use persona_infer::{DecodeConfig, Strategy};
+use persona_model::Gpt2Config;
+use persona_train::TrainConfig;
+use serde::{Deserialize, Serialize};
+
+pub use check::EVALUATED;
+
+/// Everything that a run of the PAL path follows from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The report's heading.
+    pub title: String,
+    /// The folder that the run fills, relative to where the program is started.
+    pub out: PathBuf,
+    /// Every draw of the run comes from this.
+    pub seed: u64,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`.
+    pub device: String,
+    /// The dialogues.
+    pub data: DataRecipe,
+    /// Prompts: `english`, `chinese`, `japanese`, or a file.
+    pub prompts: String,
+    /// The starting model.
+    pub model: ModelRecipe,
+    /// Plain fine-tuning, the baseline.
+    pub plain: TrainConfig,
+    /// Stage 1: selection and generation in one pool.
+    pub stage1: Stage1Recipe,
+    /// Preference pairs.
+    #[serde(default)]
+    pub pairs: PairOptions,
+    /// Stage 2.
+    pub align: AlignRecipe,
+    /// Decoding of rejected replies and of everything that is measured.
+    pub decode: DecodeConfig,
+    /// What is measured and shown.
+    pub report: ReportRecipe,
+}
+
+/// Where the dialogues come from and how they are divided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// One file that is divided into PAL's four parts by `parts`, or the training file where `valid` and `test` are given.
+    pub train: PathBuf,
+    /// A validation file, divided into Valid#1 and Valid#2 by the second and third of `parts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<PathBuf>,
+    /// A test file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+    /// The files' format; recognised by content where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Targets for train, Valid#1, Valid#2 and test.
+    pub parts: [Target; 4],
+    /// How dialogues are cut into examples.
+    pub examples: ExampleOptions,
+    /// Skip and count what cannot be read, rather than stop.
+    #[serde(default)]
+    pub lenient: bool,
+}
+
+/// The starting model: a folder in the Hugging Face layout, or a fresh GPT-2 with a tokenizer trained on the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, try_from = "ModelTable")]
+pub enum ModelRecipe {
+    /// A checkpoint with its tokenizer.
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// From scratch.
+    Fresh {
+        /// Entries of the byte-level BPE that is trained on the training part.
+        vocabulary: usize,
+        /// Longest prompt with its reply, in tokens.
+        positions: usize,
+        /// Hidden size.
+        hidden: usize,
+        /// Layers.
+        layers: usize,
+        /// Attention heads.
+        heads: usize,
+        /// Dropout everywhere.
+        dropout: f64,
+    },
+}
+
+/// `[model]` as it is written: a misspelled key is named.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelTable {
+    folder: Option<PathBuf>,
+    vocabulary: Option<usize>,
+    positions: Option<usize>,
+    hidden: Option<usize>,
+    layers: Option<usize>,
+    heads: Option<usize>,
+    dropout: Option<f64>,
+}
+
+impl TryFrom<ModelTable> for ModelRecipe {
+    type Error = String;
+
+    fn try_from(table: ModelTable) -> Result<Self, String> {
+        let ModelTable { folder, vocabulary, positions, hidden, layers, heads, dropout } = table;
+        if let Some(folder) = folder {
+            let given = [
+                ("vocabulary", vocabulary.is_some()),
+                ("positions", positions.is_some()),
+                ("hidden", hidden.is_some()),
+                ("layers", layers.is_some()),
+                ("heads", heads.is_some()),
+                ("dropout", dropout.is_some()),
+            ];
+            return match given.iter().find(|(_, given)| *given) {
+                Some((key, _)) => {
+                    Err(format!("`model.{key}` is for a fresh model; `model.folder` has its own"))
+                }
+                None => Ok(Self::Folder { folder }),
+            };
+        }
+        let missing =
+            |key: &str| format!("`model.{key}` is missing, as is `model.folder`; a model has either");
+        Ok(Self::Fresh {
+            vocabulary: vocabulary.ok_or_else(|| missing("vocabulary"))?,
+            positions: positions.ok_or_else(|| missing("positions"))?,
+            hidden: hidden.ok_or_else(|| missing("hidden"))?,
+            layers: layers.ok_or_else(|| missing("layers"))?,
+            heads: heads.ok_or_else(|| missing("heads"))?,
+            dropout: dropout.ok_or_else(|| missing("dropout"))?,
+        })
+    }
+}
+
+impl ModelRecipe {
+    /// The configuration of a fresh model with this vocabulary; nothing for a folder.
+    #[must_use]
+    pub fn config(&self, vocabulary: usize) -> Option<Gpt2Config> {
+        let Self::Fresh { positions, hidden, layers, heads, dropout, .. } = *self else { return None };
+        Some(Gpt2Config {
+            vocab_size: vocabulary,
+            n_positions: positions,
+            n_embd: hidden,
+            n_layer: layers,
+            n_head: heads,
+            resid_pdrop: dropout,
+            embd_pdrop: dropout,
+            attn_pdrop: dropout,
+            ..Gpt2Config::default()
+        })
+    }
+}
+
+/// Stage 1: the loop's settings, and beside them how much each task counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "toml::Table")]
+pub struct Stage1Recipe {
+    /// Weights of the tasks' tokens in the loss; absent for 1 each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_weights: Option<TaskWeights>,
+    /// The loop.
+    #[serde(flatten)]
+    pub train: TrainConfig,
+}
+
+/// How much a target token of each task counts in stage 1's loss, above 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskWeights {
+    /// Of the selection task.
+    pub selection: f64,
+    /// Of the generation task.
+    pub generation: f64,
+}
+
+impl TryFrom<toml::Table> for Stage1Recipe {
+    type Error = toml::de::Error;
+
+    fn try_from(mut table: toml::Table) -> Result<Self, toml::de::Error> {
+        let task_weights = table.remove("task_weights").map(toml::Value::try_into).transpose()?;
+        Ok(Self { task_weights, train: table.try_into()? })
+    }
+}
+
+/// Stage 2.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignRecipe {
+    /// DPO's beta.
+    pub beta: f64,
+    /// At most so many examples of Valid#1 are made into pairs.
+    pub examples: usize,
+    /// The loop.
+    pub train: TrainConfig,
+}
+
+/// What is measured and shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportRecipe {
+    /// At most so many test examples are replied to by every system.
+    pub test_examples: usize,
+    /// At most so many examples of Valid#2 are evaluated in training and made into held-out pairs.
+    pub valid_examples: usize,
+    /// Conversations shown side by side.
+    pub conversations: usize,
+    /// Further rows of the table: PAL's model with other strategies of selection.
+    #[serde(default)]
+    pub strategies: Vec<Strategy>,
+}
+
+impl Recipe {
+    /// Reads a recipe; the second value is its text.
+    ///
+    /// # Errors
+    /// When the file cannot be read; names the line of what is wrong, and the key of a setting that is out of range;
+    /// when the recipe, its data or its model lie where a run writes.
+    pub fn load(path: &Path) -> Result<(Self, String)> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the recipe {}", path.display()))?;
+        let recipe = Self::parse(&text).with_context(|| format!("the recipe {}", path.display()))?;
+        recipe.check_places(path)?;
+        Ok((recipe, text))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut recipe: Self = toml::from_str(text)?;
+        let table: toml::Table = toml::from_str(text)?;
+        for path in [&["plain"][..], &["stage1"], &["align", "train"], &["decode"]] {
+            let inner = path.iter().try_fold(&table, |table, key| table.get(*key)?.as_table());
+            ensure!(
+                inner.is_none_or(|table| !table.contains_key("seed")),
+                "`{}.seed`: every draw of a run comes from the one `seed` at the top; leave this one out",
+                path.join(".")
+            );
+        }
+        for config in [&mut recipe.plain, &mut recipe.stage1.train, &mut recipe.align.train] {
+            config.seed = recipe.seed;
+        }
+        recipe.decode.seed = recipe.seed;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+}
