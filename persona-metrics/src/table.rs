@@ -77,8 +77,13 @@ impl NgramTable {
             });
             let parts: Vec<_> = parts.collect();
             parts.into_par_iter().for_each(|(n, part, counts)| {
-                let lists = chunks.iter().filter_map(|chunk| chunk.get(n)?.get(part));
-                for &gram in lists.flatten() {
+                let lists = || chunks.iter().filter_map(|chunk| chunk.get(n)?.get(part));
+                if counts.is_empty() {
+                    // Of a corpus' n-grams half and more are different ones, but for single words.
+                    let grams: usize = lists().map(Vec::len).sum();
+                    counts.reserve(if n == 0 { grams / 16 } else { grams / 2 });
+                }
+                for &gram in lists().flatten() {
                     add(counts, gram, 1);
                 }
             });
@@ -119,13 +124,30 @@ impl NgramTable {
 
     /// How many different n-grams occur so often: pairs (occurrences, n-grams) in ascending order.
     pub(crate) fn occurrences(&self, order: usize) -> Vec<(u64, u64)> {
-        let mut occurrences: FxHashMap<u64, u64> = FxHashMap::default();
-        for part in self.order(order).into_iter().flat_map(|order| &order.parts) {
-            for &count in part.values() {
-                *occurrences.entry(count).or_default() += 1;
+        // Most n-grams occur a few times.
+        const FEW: usize = 256;
+        let of_part = |counts: &FxHashMap<Gram, u64>| {
+            let mut few = vec![0_u64; FEW];
+            let mut many: FxHashMap<u64, u64> = FxHashMap::default();
+            for &count in counts.values() {
+                match usize::try_from(count).ok().and_then(|count| few.get_mut(count)) {
+                    Some(ngrams) => *ngrams += 1,
+                    None => *many.entry(count).or_default() += 1,
+                }
             }
-        }
-        let mut occurrences: Vec<_> = occurrences.into_iter().collect();
+            (few, many)
+        };
+        let add = |(mut few, mut many): (Vec<u64>, FxHashMap<u64, u64>),
+                   (more, others): (Vec<u64>, FxHashMap<u64, u64>)| {
+            few.iter_mut().zip(more).for_each(|(into, from)| *into += from);
+            others.into_iter().for_each(|(count, ngrams)| *many.entry(count).or_default() += ngrams);
+            (few, many)
+        };
+        let parts = self.order(order).map_or(&[][..], |order| order.parts.as_slice());
+        let empty = || (vec![0; FEW], FxHashMap::default());
+        let (few, many) = parts.par_iter().map(of_part).reduce(empty, add);
+        let few = (0..).zip(few).filter(|&(_, ngrams)| ngrams > 0);
+        let mut occurrences: Vec<(u64, u64)> = few.chain(many).collect();
         occurrences.sort_unstable();
         occurrences
     }
@@ -156,14 +178,17 @@ pub(crate) fn hash_text<T: ?Sized>(
     }
 }
 
-/// The hash of an n-gram and one more token.
+/// The hash of an n-gram and one more token: two 64-bit halves, each the folded product of its parts, as in wyhash.
 fn longer(gram: Gram, last: Gram) -> Gram {
-    let mut bytes = [0; 32];
-    let words = [gram.0, gram.1, last.0, last.1];
-    for (to, from) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
-        *to = from.to_le_bytes();
-    }
-    split(xxh3_128(&bytes))
+    let high = fold(gram.0 ^ 0xa076_1d64_78bd_642f, last.0 ^ 0xe703_7ed1_a0b4_28db);
+    let low = fold(gram.1 ^ 0x8ebc_6af0_9c88_c6e3, last.1 ^ 0x5899_65cc_7537_4cc3);
+    (high, low)
+}
+
+/// The product of two words, its upper half folded onto its lower one.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
 }
 
 fn split(hash: u128) -> Gram {
