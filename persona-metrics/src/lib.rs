@@ -41,7 +41,8 @@
 //!
 //! A corpus score is computed from statistics that are sums: collect them line by line, on threads or on machines
 //! (they are serde types), merge them in any order, and ask for the score once. The result has the same bits whatever
-//! the order, the shards and the number of threads were.
+//! the order, the shards and the number of threads were. (NLTK's smoothing methods 5 to 7 are the exception: they look at
+//! the corpus' last pair, which is the last one of what was merged last.)
 //!
 //! ```
 //! use persona_metrics::Rouge;
