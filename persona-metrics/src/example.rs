@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use xxhash_rust::xxh3::xxh3_128;
-
 use crate::ngrams::clipped_matches;
+use crate::token_hash::{fold, token_key};
+use crate::tokens::between;
 
 /// The tokens of a hypothesis and of its references. Tokens of the hypothesis have equal numbers where they are equal,
 /// counted from 0; a token that only references have is [`ABSENT`].
@@ -62,15 +62,15 @@ pub(crate) fn tokenized(text: &str, tokenize: impl FnOnce(&str, &mut String), to
     let mut tokens = TEXT.take();
     tokens.clear();
     tokenize(text, &mut tokens);
-    let mut start = 0;
-    // Tokens are short: a search for the next space by words of bytes would take longer.
-    let ends = tokens.bytes().enumerate().filter(|&(_, byte)| byte == b' ').map(|(place, _)| place);
-    for end in ends.chain([tokens.len()]) {
-        if let Some(found) = tokens.get(start..end).filter(|found| !found.is_empty()) {
-            token(found);
-        }
-        start = end + 1;
-    }
+    between(
+        &tokens,
+        |byte| byte == b' ',
+        |found| {
+            if !found.is_empty() {
+                token(found);
+            }
+        },
+    );
     if tokens.capacity() <= KEPT {
         TEXT.set(tokens);
     }
@@ -144,39 +144,12 @@ impl Numbers {
         self.len as usize
     }
 
-    /// Tokens of up to 15 bytes are their own keys, beside their length. Longer ones are told apart by 120 bits of a hash:
-    /// of a billion different ones, two share a key with a chance of about 1e-18.
-    fn key(token: &str) -> u128 {
-        const LONG: u128 = 0xff << 120;
-        let bytes = token.as_bytes();
-        let length = bytes.len();
-        // The first and the last bytes overlap, by the shift.
-        let content = match (bytes, bytes.first_chunk(), bytes.last_chunk()) {
-            _ if length > 15 => return xxh3_128(bytes) | LONG,
-            (_, Some(&first), Some(&last)) => {
-                let rest = u128::from(u64::from_le_bytes(last)) >> (8 * (16 - length));
-                u128::from(u64::from_le_bytes(first)) | rest << 64
-            }
-            (&[a, b, c, d, ..], ..) => {
-                let first = u64::from(u32::from_le_bytes([a, b, c, d]));
-                let last = bytes.last_chunk().map_or(0, |&last| u64::from(u32::from_le_bytes(last)));
-                u128::from(first | (last >> (8 * (8 - length))) << 32)
-            }
-            (&[a, b, c], ..) => u128::from(u32::from_le_bytes([a, b, c, 0])),
-            (&[a, b], ..) => u128::from(u16::from_le_bytes([a, b])),
-            (&[a], ..) => u128::from(a),
-            _ => 0,
-        };
-        content | (length as u128) << 120
-    }
-
     /// The slot of a key, or the free one where it would stand.
     fn slot(slots: &[Slot], round: u32, key: u128) -> usize {
-        // Both halves of a product depend on all bits of both halves of the key.
-        let product = u128::from(key as u64 ^ 0x9e37_79b9_7f4a_7c15)
-            * u128::from((key >> 64) as u64 ^ 0xd1b5_4a32_d192_ed03);
         let last = slots.len().wrapping_sub(1);
-        let mut place = (product as u64 ^ (product >> 64) as u64) as usize & last;
+        let mut place = fold(key as u64 ^ 0x9e37_79b9_7f4a_7c15, (key >> 64) as u64 ^ 0xd1b5_4a32_d192_ed03)
+            as usize
+            & last;
         while let Some(slot) = slots.get(place) {
             if slot.round != round || slot.key == key {
                 break;
@@ -188,7 +161,7 @@ impl Numbers {
 
     /// The number of a token, or [`ABSENT`].
     fn get(&self, token: &str) -> u32 {
-        let key = Self::key(token);
+        let key = token_key(token);
         let slot = self.slots.get(Self::slot(&self.slots, self.round, key));
         slot.filter(|slot| slot.round == self.round).map_or(ABSENT, |slot| slot.number)
     }
@@ -198,7 +171,7 @@ impl Numbers {
         if 2 * self.len() >= self.slots.len() {
             self.grow();
         }
-        let key = Self::key(token);
+        let key = token_key(token);
         let (round, new) = (self.round, self.len);
         let place = Self::slot(&self.slots, round, key);
         let Some(slot) = self.slots.get_mut(place) else { return ABSENT };
@@ -271,19 +244,6 @@ mod tests {
                 assert_eq!((numbers.number(token), numbers.get(token)), (number, number));
             }
             assert_eq!((numbers.len(), numbers.get("y")), (tokens.len(), ABSENT));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn keys_are_equal_where_tokens_are(a in "[ab\0]{0,18}|[aé狗]{0,6}", b in "[ab\0]{0,18}|[aé狗]{0,6}", n in 0..18_usize) {
-            prop_assert_eq!(Numbers::key(&a) == Numbers::key(&b), a == b);
-            // One byte changed, anywhere.
-            let (a, mut b) = ("a".repeat(18), "a".repeat(n) + "b");
-            b += &"a".repeat(17 - n);
-            for length in n + 1..=18 {
-                prop_assert_ne!(Numbers::key(&a[..length]), Numbers::key(&b[..length]));
-            }
         }
     }
 

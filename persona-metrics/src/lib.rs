@@ -86,6 +86,7 @@ pub mod suite;
 mod sums;
 mod table;
 mod text;
+mod token_hash;
 mod tokens;
 
 pub use bleu::{

@@ -1,24 +1,36 @@
 //! Counts of all n-grams of a corpus.
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Result, same_length};
 use crate::metric::Sums;
+use crate::token_hash::{fold, token_hash};
 
-/// N-grams are told apart by 128-bit hashes: of a billion different ones, two share a hash with a chance of about 1e-21.
+/// The hash of an n-gram.
 pub(crate) type Gram = (u64, u64);
 
 /// Parts of a table, by the first bits of the hash: threads count different parts, without a merge at the end.
 const PARTS: usize = 16;
-/// Texts that are hashed before they are counted, so that memory does not grow with the length of a list.
-const BLOCK: usize = 1 << 16;
+/// Texts that a thread hashes before they are counted, at first. The room is used again, which a fresh page costs more
+/// than.
+const CHUNK: usize = 64;
+/// Chunks a thread, so that threads end together.
+const CHUNKS: usize = 4;
+/// A block of texts is at least this share of those before it: a part of a large table is out of the caches when its
+/// turn comes, and has to be worth being brought back.
+const GROWTH: usize = 4;
+/// No room is made in advance for more texts.
+const FORESEEN: usize = 1 << 16;
 
 /// How often each n-gram of a corpus occurs, for orders 1 to N. N-grams do not reach from one text into the next.
 ///
-/// Memory grows with the number of different n-grams, about 40 bytes each, not with the length of the corpus.
+/// N-grams are told apart by 88 bits of a hash: of a billion different ones, two share them with a chance of about 2e-9.
+/// A count stops at 2^40 - 1. Memory grows with the number of different n-grams, about 25 bytes each, not with the
+/// length of the corpus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<OrderForm>", into = "Vec<OrderForm>")]
 pub struct NgramTable {
@@ -29,17 +41,108 @@ pub struct NgramTable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Order {
     total: u64,
-    parts: Vec<FxHashMap<Gram, u64>>,
+    parts: Vec<Counts>,
 }
 
 impl Order {
     fn new() -> Self {
-        Self { total: 0, parts: vec![FxHashMap::default(); PARTS] }
+        Self { total: 0, parts: vec![Counts::default(); PARTS] }
     }
 }
 
 fn part(gram: Gram) -> usize {
     (gram.0 >> 60) as usize
+}
+
+/// N-grams and how often they occur.
+#[derive(Debug, Clone, Default)]
+struct Counts(HashTable<Counted>);
+
+/// 64 bits of an n-gram's hash; 24 more bits, and the count below them.
+#[derive(Debug, Clone, Copy)]
+struct Counted(u64, u64);
+
+impl Counted {
+    const COUNT_BITS: u32 = 40;
+    const MOST: u64 = (1 << Self::COUNT_BITS) - 1;
+
+    fn new((high, low): Gram, count: u64) -> Self {
+        Self(high, low & !Self::MOST | count.min(Self::MOST))
+    }
+
+    fn count(self) -> u64 {
+        self.1 & Self::MOST
+    }
+
+    fn gram(self) -> Gram {
+        (self.0, self.1 & !Self::MOST)
+    }
+
+    /// The first bits are one for a whole part, and the table looks at the first and the last.
+    fn place(self) -> u64 {
+        self.0.rotate_right(8)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, gram: Gram, times: u64) {
+        let new = Counted::new(gram, times);
+        match self.0.entry(new.place(), |held| held.gram() == new.gram(), |held| held.place()) {
+            Entry::Occupied(mut held) => {
+                let held = held.get_mut();
+                *held = Counted::new(gram, held.count() + new.count());
+            }
+            Entry::Vacant(free) => drop(free.insert(new)),
+        }
+    }
+
+    fn count(&self, gram: Gram) -> Option<u64> {
+        let wanted = Counted::new(gram, 0);
+        self.0.find(wanted.place(), |held| held.gram() == wanted.gram()).map(|held| held.count())
+    }
+
+    fn reserve(&mut self, ngrams: usize) {
+        self.0.reserve(ngrams, |held| held.place());
+    }
+}
+
+impl PartialEq for Counts {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |held: &Counted| other.count(held.gram()) == Some(held.count());
+        self.0.len() == other.0.len() && self.0.iter().all(same)
+    }
+}
+
+impl Eq for Counts {}
+
+/// The n-grams of a chunk of texts.
+#[derive(Debug)]
+struct Chunk {
+    hasher: GramHasher,
+    /// By order and part.
+    grams: Vec<[Vec<Gram>; PARTS]>,
+}
+
+impl Chunk {
+    fn new(orders: usize) -> Self {
+        Self { hasher: GramHasher::default(), grams: vec![Default::default(); orders] }
+    }
+
+    fn hash<T>(&mut self, texts: &[T], tokens: &impl Fn(&T, &mut dyn FnMut(&str))) {
+        let Self { hasher, grams } = self;
+        grams.iter_mut().flatten().for_each(Vec::clear);
+        for text in texts {
+            hasher.hash(
+                grams.len(),
+                |token| tokens(text, token),
+                |order, gram| {
+                    if let Some(grams) = grams.get_mut(order).and_then(|parts| parts.get_mut(part(gram))) {
+                        grams.push(gram);
+                    }
+                },
+            );
+        }
+    }
 }
 
 impl NgramTable {
@@ -51,25 +154,43 @@ impl NgramTable {
     /// Counts the n-grams of texts, on rayon's threads. `tokens` hands each token of a text to its argument.
     pub(crate) fn count<T: Sync>(&mut self, texts: &[T], tokens: impl Fn(&T, &mut dyn FnMut(&str)) + Sync) {
         if let [text] = texts {
-            let mut grams = vec![Vec::new(); self.orders.len()];
-            hash_text(text, &tokens, &mut Vec::new(), &mut grams);
-            for (order, grams) in self.orders.iter_mut().zip(grams) {
-                order.total = order.total.saturating_add(grams.len() as u64);
-                for gram in grams {
-                    if let Some(counts) = order.parts.get_mut(part(gram)) {
-                        add(counts, gram, 1);
+            let orders = &mut self.orders;
+            GramHasher::default().hash(
+                orders.len(),
+                |token| tokens(text, token),
+                |order, gram| {
+                    if let Some(order) = orders.get_mut(order) {
+                        order.total = order.total.saturating_add(1);
+                        order.parts.get_mut(part(gram)).into_iter().for_each(|counts| counts.add(gram, 1));
                     }
-                }
-            }
+                },
+            );
             return;
         }
-        for block in texts.chunks(BLOCK) {
-            let size = block.len().div_ceil(4 * rayon::current_num_threads()).max(64);
-            let chunks: Vec<Vec<Vec<Vec<Gram>>>> =
-                block.par_chunks(size).map(|texts| self.hash_chunk(texts, &tokens)).collect();
+        // In one piece: every way into rayon from a thread outside costs a sleep and two wakings.
+        rayon::scope(|_| self.count_blocks(texts, &tokens));
+    }
+
+    fn count_blocks<T: Sync>(&mut self, texts: &[T], tokens: &(impl Fn(&T, &mut dyn FnMut(&str)) + Sync)) {
+        let mut room = Vec::new();
+        room.resize_with(CHUNKS * rayon::current_num_threads(), || Chunk::new(self.orders.len()));
+        let mut done = 0;
+        while done < texts.len() {
+            let chunk = CHUNK.max(done.min(FORESEEN * GROWTH) / (GROWTH * room.len()));
+            let left = texts.get(done..).unwrap_or_default();
+            let block = left.get(..chunk * room.len()).unwrap_or(left);
+            done += block.len();
+            let used = room.get_mut(..block.len().div_ceil(chunk)).unwrap_or_default();
+            let work = used.par_iter_mut().zip(block.par_chunks(chunk));
+            work.for_each(|(chunk, texts)| chunk.hash(texts, tokens));
+            // Of a corpus' n-grams half and more are different ones, but for single words.
+            let blocks = texts.len().min(FORESEEN) as f64 / block.len().min(FORESEEN) as f64;
+            let different =
+                |n, grams: usize| (blocks * grams as f64 / if n == 0 { 16.0 } else { 2.0 }) as usize;
+            let lists =
+                |n: usize, part: usize| used.iter().filter_map(move |chunk| chunk.grams.get(n)?.get(part));
             for (n, order) in self.orders.iter_mut().enumerate() {
-                let lists = || chunks.iter().filter_map(|chunk| chunk.get(n));
-                let grams: usize = lists().flatten().map(Vec::len).sum();
+                let grams: usize = (0..PARTS).flat_map(|part| lists(n, part)).map(Vec::len).sum();
                 order.total = order.total.saturating_add(grams as u64);
             }
             let parts = self.orders.iter_mut().enumerate().flat_map(|(n, order)| {
@@ -77,39 +198,12 @@ impl NgramTable {
             });
             let parts: Vec<_> = parts.collect();
             parts.into_par_iter().for_each(|(n, part, counts)| {
-                let lists = || chunks.iter().filter_map(|chunk| chunk.get(n)?.get(part));
-                if counts.is_empty() {
-                    // Of a corpus' n-grams half and more are different ones, but for single words.
-                    let grams: usize = lists().map(Vec::len).sum();
-                    counts.reserve(if n == 0 { grams / 16 } else { grams / 2 });
+                if counts.0.is_empty() {
+                    counts.reserve(different(n, lists(n, part).map(Vec::len).sum()));
                 }
-                for &gram in lists().flatten() {
-                    add(counts, gram, 1);
-                }
+                lists(n, part).flatten().for_each(|&gram| counts.add(gram, 1));
             });
         }
-    }
-
-    /// By order and part: the n-grams of a chunk of texts.
-    fn hash_chunk<T>(
-        &self,
-        texts: &[T],
-        tokens: &(impl Fn(&T, &mut dyn FnMut(&str)) + Sync),
-    ) -> Vec<Vec<Vec<Gram>>> {
-        let mut sorted = vec![vec![Vec::new(); PARTS]; self.orders.len()];
-        let mut hashes = Vec::new();
-        let mut grams = vec![Vec::new(); self.orders.len()];
-        for text in texts {
-            hash_text(text, tokens, &mut hashes, &mut grams);
-            for (parts, grams) in sorted.iter_mut().zip(&mut grams) {
-                for gram in grams.drain(..) {
-                    if let Some(part) = parts.get_mut(part(gram)) {
-                        part.push(gram);
-                    }
-                }
-            }
-        }
-        sorted
     }
 
     /// The number of n-grams of an order, counted from 1.
@@ -119,17 +213,17 @@ impl NgramTable {
 
     /// The number of different n-grams of an order.
     pub(crate) fn different(&self, order: usize) -> u64 {
-        self.order(order).map_or(0, |order| order.parts.iter().map(|part| part.len() as u64).sum())
+        self.order(order).map_or(0, |order| order.parts.iter().map(|part| part.0.len() as u64).sum())
     }
 
     /// How many different n-grams occur so often: pairs (occurrences, n-grams) in ascending order.
     pub(crate) fn occurrences(&self, order: usize) -> Vec<(u64, u64)> {
         // Most n-grams occur a few times.
         const FEW: usize = 256;
-        let of_part = |counts: &FxHashMap<Gram, u64>| {
+        let of_part = |counts: &Counts| {
             let mut few = vec![0_u64; FEW];
             let mut many: FxHashMap<u64, u64> = FxHashMap::default();
-            for &count in counts.values() {
+            for count in counts.0.iter().map(|counted| counted.count()) {
                 match usize::try_from(count).ok().and_then(|count| few.get_mut(count)) {
                     Some(ngrams) => *ngrams += 1,
                     None => *many.entry(count).or_default() += 1,
@@ -157,24 +251,34 @@ impl NgramTable {
     }
 }
 
-/// The hashes of a text's n-grams by order; `grams` is empty lists before, one an order. `hashes` is room to work in.
-pub(crate) fn hash_text<T: ?Sized>(
-    text: &T,
-    tokens: &impl Fn(&T, &mut dyn FnMut(&str)),
-    hashes: &mut Vec<Gram>,
-    grams: &mut [Vec<Gram>],
-) {
-    hashes.clear();
-    tokens(text, &mut |token| hashes.push(split(xxh3_128(token.as_bytes()))));
-    let mut before: &[Gram] = &[];
-    for (n, grams) in grams.iter_mut().enumerate() {
-        if n == 0 {
-            grams.extend_from_slice(hashes);
-        } else {
-            let pairs = before.iter().zip(hashes.iter().skip(n));
-            grams.extend(pairs.map(|(&gram, &last)| longer(gram, last)));
+/// Hashes the n-grams of one text after the other, in room that is used again.
+#[derive(Debug, Default)]
+pub(crate) struct GramHasher {
+    /// The text's tokens.
+    tokens: Vec<Gram>,
+    /// Its n-grams of one order.
+    grams: Vec<Gram>,
+}
+
+impl GramHasher {
+    /// Hands each n-gram of a text to `gram`, with its order, counted from 0. `tokens` hands over each token.
+    pub(crate) fn hash(
+        &mut self,
+        orders: usize,
+        tokens: impl FnOnce(&mut dyn FnMut(&str)),
+        mut gram: impl FnMut(usize, Gram),
+    ) {
+        self.tokens.clear();
+        tokens(&mut |token| self.tokens.push(token_hash(token)));
+        self.grams.clone_from(&self.tokens);
+        for order in 0..orders {
+            if order > 0 {
+                self.grams.pop();
+                let last = self.tokens.iter().skip(order);
+                self.grams.iter_mut().zip(last).for_each(|(gram, &last)| *gram = longer(*gram, last));
+            }
+            self.grams.iter().for_each(|&hash| gram(order, hash));
         }
-        before = grams;
     }
 }
 
@@ -185,31 +289,14 @@ fn longer(gram: Gram, last: Gram) -> Gram {
     (high, low)
 }
 
-/// The product of two words, its upper half folded onto its lower one.
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product >> 64) as u64 ^ product as u64
-}
-
-fn split(hash: u128) -> Gram {
-    ((hash >> 64) as u64, hash as u64)
-}
-
-fn add(counts: &mut FxHashMap<Gram, u64>, gram: Gram, times: u64) {
-    let count = counts.entry(gram).or_default();
-    *count = count.saturating_add(times);
-}
-
 impl Sums for NgramTable {
     fn add(&mut self, other: &Self) -> Result<()> {
         same_length("orders", self.orders.len(), "orders", other.orders.len())?;
         for (into, from) in self.orders.iter_mut().zip(&other.orders) {
             into.total = into.total.saturating_add(from.total);
             for (into, from) in into.parts.iter_mut().zip(&from.parts) {
-                into.reserve(from.len().saturating_sub(into.len()));
-                for (&gram, &count) in from {
-                    add(into, gram, count);
-                }
+                into.reserve(from.0.len().saturating_sub(into.0.len()));
+                from.0.iter().for_each(|counted| into.add(counted.gram(), counted.count()));
             }
         }
         Ok(())
@@ -222,8 +309,9 @@ type OrderForm = Vec<(u64, u64, u64)>;
 impl From<NgramTable> for Vec<OrderForm> {
     fn from(table: NgramTable) -> Self {
         let rows = |order: Order| {
-            let parts = order.parts.into_iter().flatten();
-            let mut rows: OrderForm = parts.map(|((high, low), count)| (high, low, count)).collect();
+            let counted = order.parts.iter().flat_map(|part| &part.0);
+            let row = |counted: &Counted| (counted.gram().0, counted.gram().1, counted.count());
+            let mut rows: OrderForm = counted.map(row).collect();
             rows.sort_unstable();
             rows
         };
@@ -239,10 +327,11 @@ impl TryFrom<Vec<OrderForm>> for NgramTable {
             let mut order = Order::new();
             for (high, low, count) in rows {
                 order.total = order.total.checked_add(count).ok_or("n-gram counts add up to too much")?;
-                let known = order.parts.get_mut(part((high, low))).and_then(|c| c.insert((high, low), count));
-                if known.is_some() || count == 0 {
-                    return Err("an n-gram is listed twice, or with a count of 0");
+                let Some(counts) = order.parts.get_mut(part((high, low))) else { continue };
+                if count == 0 || count > Counted::MOST || counts.count((high, low)).is_some() {
+                    return Err("an n-gram is listed twice, or with a count of 0 or of 2^40 and more");
                 }
+                counts.add((high, low), count);
             }
             Ok(order)
         };
@@ -282,7 +371,7 @@ mod tests {
     #[test]
     fn one_by_one_in_a_list_and_merged_are_equal() {
         let texts: Vec<String> =
-            (0..500).map(|n| format!("t{} u{} v{} t{}", n % 7, n % 11, n, n % 5)).collect();
+            (0..CHUNK * (CHUNKS + 2)).map(|n| format!("t{} u{} v{} t{}", n % 7, n % 11, n, n % 5)).collect();
         let tokens = |text: &String, token: &mut dyn FnMut(&str)| text.split(' ').for_each(token);
         let mut list = NgramTable::new(4);
         list.count(&texts, tokens);

@@ -100,7 +100,10 @@ impl Preprocessing {
         let text = if self.lowercase { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
         match self.pre_tokenization {
             PreTokenization::None => text,
-            PreTokenization::SpacePunctuation => Cow::Owned(space_punctuation(&text)),
+            PreTokenization::SpacePunctuation => match text {
+                Cow::Borrowed(text) => space_punctuation(text),
+                Cow::Owned(text) => Cow::Owned(space_punctuation(&text).into_owned()),
+            },
             #[cfg(feature = "jieba")]
             PreTokenization::Jieba => Cow::Owned(crate::jieba_words(&text)),
         }
@@ -119,8 +122,16 @@ impl Preprocessing {
     pub(crate) fn tokens(&self, text: &str, token: &mut dyn FnMut(&str)) {
         let prepared = self.prepare(text);
         match self.split {
+            Split::Whitespace if prepared.is_ascii() => {
+                let is_space = |byte: u8| matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ');
+                between(&prepared, is_space, |found| {
+                    if !found.is_empty() {
+                        token(found);
+                    }
+                });
+            }
             Split::Whitespace => split_whitespace(&prepared).for_each(token),
-            Split::Space => prepared.split(' ').for_each(token),
+            Split::Space => between(&prepared, |byte| byte == b' ', token),
             Split::Characters => characters(&prepared).for_each(token),
         }
     }
@@ -199,25 +210,70 @@ fn characters(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive(|_| true)
 }
 
-fn space_punctuation(text: &str) -> String {
-    let mut spaced = String::with_capacity(text.len() + 16);
-    let push_space = |to: &mut String| {
-        if !to.ends_with(' ') {
-            to.push(' ');
-        }
-    };
-    for c in text.chars() {
-        if c.is_ascii_punctuation() {
-            push_space(&mut spaced);
-            spaced.push(c);
-            spaced.push(' ');
-        } else if c == ' ' {
-            push_space(&mut spaced);
-        } else {
-            spaced.push(c);
+/// Hands over what stands between the bytes that end a token, which are ASCII. Tokens are short: a search by words of
+/// bytes or a decoding of characters would take longer.
+pub(crate) fn between<'t>(text: &'t str, is_end: impl Fn(u8) -> bool, mut token: impl FnMut(&'t str)) {
+    let mut start = 0;
+    for (place, &byte) in text.as_bytes().iter().enumerate() {
+        if is_end(byte) {
+            text.get(start..place).into_iter().for_each(&mut token);
+            start = place + 1;
         }
     }
-    spaced.trim_matches(is_python_space).to_owned()
+    text.get(start..).into_iter().for_each(token);
+}
+
+/// What a byte is to [`space_punctuation`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Space,
+    Punctuation,
+    Other,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        if (byte as u8).is_ascii_punctuation() {
+            classes[byte] = Class::Punctuation;
+        }
+        byte += 1;
+    }
+    classes[b' ' as usize] = Class::Space;
+    classes
+};
+
+/// A text that is so already is not copied.
+fn space_punctuation(text: &str) -> Cow<'_, str> {
+    let text = text.trim_matches(is_python_space);
+    let mut spaced = String::new();
+    let mut copied = 0;
+    let mut before = Class::Space;
+    for (place, &byte) in text.as_bytes().iter().enumerate() {
+        let class = CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Other);
+        let run = match (before, class) {
+            // Dropped.
+            (Class::Space, Class::Space) => Some((place, place + 1)),
+            (Class::Punctuation, Class::Punctuation | Class::Other) | (Class::Other, Class::Punctuation) => {
+                Some((place, place))
+            }
+            _ => None,
+        };
+        if let Some((end, next)) = run {
+            spaced.push_str(text.get(copied..end).unwrap_or_default());
+            if class != Class::Space {
+                spaced.push(' ');
+            }
+            copied = next;
+        }
+        before = class;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    spaced.push_str(text.get(copied..).unwrap_or_default());
+    Cow::Owned(spaced)
 }
 
 #[cfg(test)]

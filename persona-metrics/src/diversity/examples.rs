@@ -8,7 +8,7 @@ use super::entropy::{Entropy, surprisal};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::stats::Resample;
-use crate::table::{Gram, hash_text};
+use crate::table::{Gram, GramHasher};
 
 /// A metric of a corpus' n-gram counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -195,17 +195,18 @@ impl NgramExamples {
         metric: NgramMetric,
         texts: impl IndexedParallelIterator<Item = T>,
     ) -> Self {
-        let hash = |hashes: &mut Vec<Gram>, text: T| {
+        let hash = |hasher: &mut GramHasher, text: T| {
             let mut grams = vec![Vec::new(); metric.orders()];
-            hash_text(
-                text.as_ref(),
-                &|text: &str, token: &mut dyn FnMut(&str)| metric.tokens(text, token),
-                hashes,
-                &mut grams,
+            hasher.hash(
+                grams.len(),
+                |token| metric.tokens(text.as_ref(), token),
+                |order, gram| {
+                    grams.get_mut(order).into_iter().for_each(|grams: &mut Vec<Gram>| grams.push(gram));
+                },
             );
             grams
         };
-        let grams: Vec<Vec<Vec<Gram>>> = texts.map_init(Vec::new, hash).collect();
+        let grams: Vec<Vec<Vec<Gram>>> = texts.map_init(GramHasher::default, hash).collect();
         let order = |order| {
             Order::new(grams.iter().map(move |grams| grams.get(order).map_or(&[][..], Vec::as_slice)))
         };

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, same_length};
 use crate::metric::{Examples, Metric, Sums};
 use crate::score::{Scores, Unit};
 use crate::sums::MeanSums;
-use crate::table::{Gram, hash_text};
+use crate::table::{Gram, GramHasher};
 use crate::tokens::{PreTokenization, Texts};
 
 /// Which published mean over pools is computed.
@@ -128,18 +128,15 @@ impl PooledDistinct {
     /// N-grams of a pool, by order.
     fn types(&self, texts: &[&str]) -> Vec<Types> {
         let mut pool = vec![Vec::new(); self.distinct.ngram_orders()];
-        let mut grams = pool.clone();
-        let mut hashes = Vec::new();
+        let mut hasher = GramHasher::default();
         for text in texts {
-            hash_text(
-                *text,
-                &|text: &str, token: &mut dyn FnMut(&str)| self.distinct.tokens(text, token),
-                &mut hashes,
-                &mut grams,
+            hasher.hash(
+                pool.len(),
+                |token| self.distinct.tokens(text, token),
+                |order, gram| {
+                    pool.get_mut(order).into_iter().for_each(|grams: &mut Vec<Gram>| grams.push(gram));
+                },
             );
-            for (pool, grams) in pool.iter_mut().zip(&mut grams) {
-                pool.append(grams);
-            }
         }
         let tokens = pool.first().map_or(0, Vec::len) as u64;
         let types = |mut grams: Vec<Gram>| {
