@@ -204,14 +204,14 @@ fn selection_cell(system: &SystemReplies, labels: &[&[usize]]) -> Result<(Column
 fn perplexity_cell(system: &SystemReplies, examples: &[Example]) -> Result<(Column, Cell)> {
     let mut statistics = Perplexity::default().statistics();
     for (reply, example) in system.replies.iter().zip(examples) {
-        statistics.update(-reply.gold_log_prob, reply.gold_tokens as u64, Some(&example.response))?;
+        statistics.update(-reply.gold_log_prob, reply.gold_tokens as u64, &example.response)?;
     }
-    let score = statistics.token_level()?;
-    let signature = format!("{}, of the gold reply after the system's own prompt", score.signature());
-    Ok((
-        Column { name: "Perplexity".to_owned(), signature, decimals: 1 },
-        Cell::Value(score.displayed_value()),
-    ))
+    let scores = statistics.scores()?;
+    let score = scores.get(Perplexity::TOKEN).context("no perplexity by token")?;
+    let signature =
+        format!("by token, of the gold reply after the system's own prompt|{}", score.signature());
+    let column = Column { name: "Perplexity".to_owned(), signature, decimals: 1 };
+    Ok((column, Cell::Value(score.displayed_value())))
 }
 
 fn judge_cell() -> (Column, Cell) {

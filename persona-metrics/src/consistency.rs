@@ -5,10 +5,10 @@ use std::error::Error as StdError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, same_length};
-use crate::score::{Score, Signature, Unit};
+use crate::metric::{Examples, Metric, Statistics};
+use crate::score::{Scores, Unit};
+use crate::sums::MeanSums;
 use crate::tokens::Texts;
-
-const NAME: &str = "C.score";
 
 /// What a description says about a reply: the three classes of natural language inference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,9 +106,14 @@ impl Consistency {
         Self { form: ConsistencyForm::Max }
     }
 
+    /// The metric of the judgements of the judge so named.
+    pub fn judged_by(&self, judge: impl Into<String>) -> JudgedConsistency {
+        JudgedConsistency { form: self.form, judge: judge.into() }
+    }
+
     /// Empty statistics for the judgements of the judge so named.
-    pub fn statistics(&self, judge: impl Into<String>) -> ConsistencyStats {
-        ConsistencyStats { settings: *self, judge: judge.into(), replies: 0, sum: 0 }
+    pub fn statistics(&self, judge: impl Into<String>) -> Statistics<JudgedConsistency> {
+        self.judged_by(judge).statistics()
     }
 
     /// C.score of a corpus. `personas` holds the descriptions of each reply's speaker. The judge is called with at most
@@ -117,7 +122,43 @@ impl Consistency {
     /// # Errors
     /// Lists of unequal length, an empty corpus, a judge that fails or answers for another number of pairs; with
     /// [`Consistency::max`] an empty persona.
-    pub fn corpus<J, H, P>(&self, judge: &J, replies: &[H], personas: &[P]) -> Result<Score>
+    pub fn corpus<J, H, P>(&self, judge: &J, replies: &[H], personas: &[P]) -> Result<Scores>
+    where
+        J: PersonaJudge + ?Sized,
+        H: AsRef<str>,
+        P: Texts,
+    {
+        let (metric, sums) = self.judge(judge, replies, personas)?;
+        let mut statistics = metric.statistics();
+        sums.iter().try_for_each(|sums| statistics.push(sums))?;
+        statistics.scores()
+    }
+
+    /// Each reply by itself, to draw them again (see [`stats`](crate::stats)).
+    ///
+    /// # Errors
+    /// As [`Consistency::corpus`], but an empty corpus has no examples.
+    pub fn examples<J, H, P>(
+        &self,
+        judge: &J,
+        replies: &[H],
+        personas: &[P],
+    ) -> Result<Examples<JudgedConsistency>>
+    where
+        J: PersonaJudge + ?Sized,
+        H: AsRef<str>,
+        P: Texts,
+    {
+        let (metric, sums) = self.judge(judge, replies, personas)?;
+        Ok(Examples::new(metric, sums))
+    }
+
+    fn judge<J, H, P>(
+        &self,
+        judge: &J,
+        replies: &[H],
+        personas: &[P],
+    ) -> Result<(JudgedConsistency, Vec<MeanSums>)>
     where
         J: PersonaJudge + ?Sized,
         H: AsRef<str>,
@@ -129,90 +170,98 @@ impl Consistency {
             .zip(personas)
             .flat_map(|(reply, persona)| persona.texts().map(|description| (description, reply.as_ref())))
             .collect();
-        let name = judge.name();
+        let metric = self.judged_by(judge.name());
         let mut judgements = Vec::with_capacity(pairs.len());
         for (batch, pairs) in pairs.chunks(Self::BATCH).enumerate() {
             let answers = judge.judge(pairs).map_err(|source| Error::Judge {
-                judge: name.clone(),
+                judge: metric.judge.clone(),
                 first_pair: batch * Self::BATCH,
                 source,
             })?;
             if answers.len() != pairs.len() {
-                return Err(Error::JudgeCount { judge: name, asked: pairs.len(), answered: answers.len() });
+                let (asked, answered) = (pairs.len(), answers.len());
+                return Err(Error::JudgeCount { judge: metric.judge, asked, answered });
             }
             judgements.extend(answers);
         }
-        let mut statistics = self.statistics(name);
         let mut rest = judgements.as_slice();
-        for (index, persona) in personas.iter().enumerate() {
+        let reply = |(index, persona): (usize, &P)| {
             // One judgement a pair was checked above, so that the split is never short.
             let (own, others) = rest.split_at(persona.texts().count().min(rest.len()));
-            statistics.update(own).map_err(|error| error.at(index))?;
             rest = others;
-        }
-        statistics.score()
+            metric.reply(own).map_err(|error| error.at(index))
+        };
+        let sums = personas.iter().enumerate().map(reply).collect::<Result<_>>()?;
+        Ok((metric, sums))
+    }
+}
+
+/// C.score of judgements that a judge has given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JudgedConsistency {
+    form: ConsistencyForm,
+    judge: String,
+}
+
+impl JudgedConsistency {
+    /// Empty statistics under these settings; see [`Metric::statistics`].
+    pub fn statistics(&self) -> Statistics<Self> {
+        Metric::statistics(self)
     }
 
-    fn signature(&self, judge: &str) -> String {
+    /// The sums of one reply: the judgements of all descriptions of its speaker.
+    ///
+    /// # Errors
+    /// With [`Consistency::max`] an empty persona, whose maximum does not exist.
+    pub fn reply(&self, judgements: &[Judgement]) -> Result<MeanSums> {
+        let values = judgements.iter().map(|judgement| judgement.value());
+        let value = match self.form {
+            ConsistencyForm::Sum => values.sum(),
+            ConsistencyForm::Max => values.max().ok_or(Error::NoDescriptions)?,
+        };
+        let mut sums = self.empty();
+        sums.push(Self::NAME, &[value as f64])?;
+        Ok(sums)
+    }
+}
+
+impl Statistics<JudgedConsistency> {
+    /// Adds one reply: the judgements of all descriptions of its speaker.
+    ///
+    /// # Errors
+    /// As [`JudgedConsistency::reply`]; nothing is added then.
+    pub fn update(&mut self, judgements: &[Judgement]) -> Result<()> {
+        let reply = self.metric().reply(judgements)?;
+        self.push(&reply)
+    }
+}
+
+impl Metric for JudgedConsistency {
+    const NAME: &'static str = "C.score";
+    type Sums = MeanSums;
+
+    fn empty(&self) -> MeanSums {
+        MeanSums::new(1)
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![Self::NAME.to_owned()]
+    }
+
+    fn unit(&self) -> Unit {
+        Unit::Plain
+    }
+
+    fn values(&self, sums: &MeanSums) -> Result<Vec<f64>> {
+        sums.means(Self::NAME)
+    }
+
+    fn settings(&self) -> String {
         let form = match self.form {
             ConsistencyForm::Sum => "sum",
             ConsistencyForm::Max => "max",
         };
-        format!("variant:{form}|judge:{judge}")
-    }
-}
-
-/// Sums of judged replies. Shards of a corpus are merged in any order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConsistencyStats {
-    settings: Consistency,
-    judge: String,
-    replies: u64,
-    sum: i64,
-}
-
-impl ConsistencyStats {
-    /// Adds one reply: the judgements of all descriptions of its speaker.
-    ///
-    /// # Errors
-    /// With [`Consistency::max`] an empty persona, whose maximum does not exist.
-    pub fn update(&mut self, judgements: &[Judgement]) -> Result<()> {
-        let values = judgements.iter().map(|judgement| judgement.value());
-        let value = match self.settings.form {
-            ConsistencyForm::Sum => values.sum(),
-            ConsistencyForm::Max => values.max().ok_or(Error::NoDescriptions)?,
-        };
-        self.sum = self.sum.saturating_add(value);
-        self.replies = self.replies.saturating_add(1);
-        Ok(())
-    }
-
-    /// Adds the sums of another part of the corpus.
-    ///
-    /// # Errors
-    /// The other part has another form or another judge.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if (self.settings, &self.judge) != (other.settings, &other.judge) {
-            return Err(Error::SettingsDiffer {
-                left: self.settings.signature(&self.judge),
-                right: other.settings.signature(&other.judge),
-            });
-        }
-        self.sum = self.sum.saturating_add(other.sum);
-        self.replies = self.replies.saturating_add(other.replies);
-        Ok(())
-    }
-
-    /// The mean over everything added so far.
-    ///
-    /// # Errors
-    /// Nothing was added.
-    pub fn score(&self) -> Result<Score> {
-        if self.replies == 0 {
-            return Err(Error::EmptyCorpus { metric: NAME });
-        }
-        let value = self.sum as f64 / self.replies as f64;
-        Score::new(NAME, NAME, value, Unit::Plain, Signature::new(self.settings.signature(&self.judge)))
+        format!("variant:{form}|judge:{}", self.judge)
     }
 }
 
@@ -221,6 +270,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::stats::Resample;
 
     /// Reads its judgement off the description's first letter, and keeps the sizes of its batches.
     struct ByLetter {
@@ -261,10 +311,12 @@ mod tests {
         let personas = [vec!["e", "e", "c"], vec!["c", "c"], vec!["n", "c"]];
         let replies = ["", "", ""];
         let sum = Consistency::sum().corpus(&judge(), &replies, &personas).unwrap();
-        assert_eq!(sum.value(), (1.0 - 2.0 - 1.0) / 3.0);
+        assert_eq!(sum.values(), [(1.0 - 2.0 - 1.0) / 3.0]);
         assert!(sum.to_string().starts_with("C.score = -0.67 | variant:sum|judge:by-letter|"), "{sum}");
         let max = Consistency::max().corpus(&judge(), &replies, &personas).unwrap();
-        assert_eq!(max.value(), (1.0 - 1.0 + 0.0) / 3.0);
+        assert_eq!(max.values(), [(1.0 - 1.0 + 0.0) / 3.0]);
+        let examples = Consistency::max().examples(&judge(), &replies, &personas).unwrap();
+        assert_eq!(examples.scores_of(&[1, 2, 2, 1]).unwrap(), [-0.5]);
     }
 
     #[test]
@@ -272,7 +324,7 @@ mod tests {
         let personas = vec![vec!["e", "n", "c"]; 1000];
         let replies = vec!["x"; 1000];
         let judge = judge();
-        assert_eq!(Consistency::sum().corpus(&judge, &replies, &personas).unwrap().value(), 0.0);
+        assert_eq!(Consistency::sum().corpus(&judge, &replies, &personas).unwrap().values(), [0.0]);
         assert_eq!((judge.pairs.get(), judge.largest.get()), (3000, 1024));
     }
 
@@ -289,7 +341,7 @@ mod tests {
     #[test]
     fn an_empty_persona_has_a_sum_and_no_maximum() {
         let empty: [[&str; 0]; 1] = [[]];
-        assert_eq!(Consistency::sum().corpus(&judge(), &["x"], &empty).unwrap().value(), 0.0);
+        assert_eq!(Consistency::sum().corpus(&judge(), &["x"], &empty).unwrap().values(), [0.0]);
         let max = Consistency::max().corpus(&judge(), &["x"], &empty);
         assert!(matches!(max, Err(Error::Example { index: 0, .. })), "{max:?}");
     }

@@ -32,9 +32,9 @@
 //! | [`Distinct`] | Distinct-1, Distinct-2, or more | Li et al. 2016 as in DialoGPT's script, PAL's code, or ParlAI |
 //! | [`PooledDistinct`] | Distinct of pools of replies, averaged; Dist-S | ParlAI, CLV's code, Otsuka et al. 2024 |
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
-//! | [`SelectionStats`] | selection accuracy, 'none' base rate, confusion | defined here |
+//! | [`SelectionAccuracy`] | selection accuracy, 'none' base rate, confusion | defined here |
 //! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | Macavei et al. |
-//! | [`Perplexity`] | token level, example mean, word level | Hugging Face and ParlAI, PAL's code |
+//! | [`Perplexity`] | by token, mean of examples, by word | Hugging Face and ParlAI, PAL's code |
 //! | [`Consistency`] | C.score, by a [`PersonaJudge`] | Madotto et al. 2019 (sum), PAL's code (maximum) |
 //!
 //! # Corpora of any size
@@ -94,21 +94,21 @@ pub use bleu::{
     SacreBleu, SacreReport, SacreSmoothing, SacreTokenizer,
 };
 pub use chrf::{Chrf, ChrfCounts};
-pub use consistency::{Consistency, ConsistencyForm, ConsistencyStats, Judgement, PersonaJudge};
+pub use consistency::{Consistency, ConsistencyForm, JudgedConsistency, Judgement, PersonaJudge};
 pub use copying::CopyRate;
 pub use diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PoolSums, PooledDistinct};
 pub use error::{Error, Result};
 pub use meteor::MeteorWithoutWordNet;
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use parlai::{ExactMatch, UnigramF1};
-pub use perplexity::{Perplexity, PerplexityStats};
+pub use perplexity::{Perplexity, PerplexitySums};
 pub use ranking::{RankTies, Ranking};
 pub use retention::{AgentRetention, RetentionTable};
 pub use rouge::{
     ChineseRouge, CocoRouge, GoogleRouge, LengthLimit, PltrdyRouge, PyRouge, Rouge, RougeTokenizer, RougeType,
 };
 pub use score::{Score, Scores, Signature, Unit};
-pub use selection::{Selection, SelectionConfusion, SelectionStats, selection_accuracy};
+pub use selection::{Selection, SelectionAccuracy, SelectionConfusion, SelectionCounts, selection_accuracy};
 pub use sums::MeanSums;
 pub use table::NgramTable;
 #[cfg(feature = "jieba")]

@@ -5,27 +5,31 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, same_length};
+use crate::metric::{Examples, Metric, Statistics, Sums};
 use crate::score::{Score, Signature, Unit};
 
-const NAME: &str = "Selection accuracy";
-
-/// Counts of selections. Shards of a corpus are merged in any order.
+/// Selection accuracy, and the share of examples where no description applies, which is what answering 'none' every
+/// time would score. Any label of an example is right; 'none' is right where there is none.
 ///
 /// ```
-/// use persona_metrics::SelectionStats;
+/// use persona_metrics::SelectionAccuracy;
 ///
-/// let mut statistics = SelectionStats::default();
-/// statistics.update(Some(2), &[0, 2]); // either label is right
-/// statistics.update(None, &[]); // right: none applies
-/// statistics.update(Some(1), &[]);
-/// statistics.update(None, &[3]);
+/// let mut statistics = SelectionAccuracy.statistics();
+/// statistics.update(Some(2), &[0, 2])?; // either label is right
+/// statistics.update(None, &[])?; // right: none applies
+/// statistics.update(Some(1), &[])?;
+/// statistics.update(None, &[3])?;
 /// let selection = statistics.report()?;
 /// assert_eq!(selection.accuracy.value(), 0.5);
 /// assert_eq!(selection.none_base_rate.value(), 0.5);
 /// # Ok::<(), persona_metrics::Error>(())
 /// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct SelectionAccuracy;
+
+/// Counts of selections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SelectionStats {
+pub struct SelectionCounts {
     confusion: SelectionConfusion,
     right_description: u64,
 }
@@ -60,24 +64,8 @@ impl SelectionConfusion {
     }
 }
 
-impl SelectionStats {
-    /// Counts one example. `predicted` is the index of the selected description, None for 'none'; `labels` are the
-    /// indices of those that apply, empty where none does (PAL's records write this as `[-1]`). Any label is right.
-    pub fn update(&mut self, predicted: Option<usize>, labels: &[usize]) {
-        let confusion = &mut self.confusion;
-        let count = match (predicted, labels.is_empty()) {
-            (None, true) => &mut confusion.none_as_none,
-            (Some(_), true) => &mut confusion.none_as_description,
-            (None, false) => &mut confusion.description_as_none,
-            (Some(_), false) => &mut confusion.description_as_description,
-        };
-        *count = count.saturating_add(1);
-        let right = predicted.is_some_and(|predicted| labels.contains(&predicted));
-        self.right_description = self.right_description.saturating_add(right.into());
-    }
-
-    /// Adds the counts of another part of the corpus.
-    pub fn merge(&mut self, other: &Self) {
+impl Sums for SelectionCounts {
+    fn add(&mut self, other: &Self) -> Result<()> {
         let (into, from) = (&mut self.confusion, &other.confusion);
         into.none_as_none = into.none_as_none.saturating_add(from.none_as_none);
         into.none_as_description = into.none_as_description.saturating_add(from.none_as_description);
@@ -85,6 +73,82 @@ impl SelectionStats {
         into.description_as_description =
             into.description_as_description.saturating_add(from.description_as_description);
         self.right_description = self.right_description.saturating_add(other.right_description);
+        Ok(())
+    }
+}
+
+impl SelectionAccuracy {
+    /// Empty statistics; see [`Metric::statistics`].
+    pub fn statistics(&self) -> Statistics<Self> {
+        Metric::statistics(self)
+    }
+
+    /// The counts of one example. `predicted` is the index of the selected description, None for 'none'; `labels` are
+    /// the indices of those that apply, empty where none does (PAL's records write this as `[-1]`).
+    pub fn example(&self, predicted: Option<usize>, labels: &[usize]) -> SelectionCounts {
+        let mut counts = self.empty();
+        let confusion = &mut counts.confusion;
+        *match (predicted, labels.is_empty()) {
+            (None, true) => &mut confusion.none_as_none,
+            (Some(_), true) => &mut confusion.none_as_description,
+            (None, false) => &mut confusion.description_as_none,
+            (Some(_), false) => &mut confusion.description_as_description,
+        } = 1;
+        counts.right_description = predicted.is_some_and(|predicted| labels.contains(&predicted)).into();
+        counts
+    }
+
+    /// Each example by itself, to draw them again (see [`stats`](crate::stats)).
+    ///
+    /// # Errors
+    /// Lists of unequal length.
+    pub fn examples<L: AsRef<[usize]>>(
+        &self,
+        predicted: &[Option<usize>],
+        labels: &[L],
+    ) -> Result<Examples<Self>> {
+        same_length("predictions", predicted.len(), "lists of labels", labels.len())?;
+        let pairs = predicted.iter().zip(labels);
+        let counts = pairs.map(|(&predicted, labels)| self.example(predicted, labels.as_ref()));
+        Ok(Examples::new(*self, counts.collect()))
+    }
+}
+
+impl Metric for SelectionAccuracy {
+    const NAME: &'static str = "Selection accuracy";
+    type Sums = SelectionCounts;
+
+    fn empty(&self) -> SelectionCounts {
+        SelectionCounts::default()
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![Self::NAME.to_owned(), "Selection none base rate".to_owned()]
+    }
+
+    fn unit(&self) -> Unit {
+        Unit::Share
+    }
+
+    fn values(&self, counts: &SelectionCounts) -> Result<Vec<f64>> {
+        let SelectionCounts { confusion, right_description } = counts;
+        let examples = confusion.examples() as f64;
+        let right = confusion.none_as_none.saturating_add(*right_description);
+        Ok(vec![right as f64 / examples, confusion.none_applies() as f64 / examples])
+    }
+
+    fn settings(&self) -> String {
+        "variant:any-label".to_owned()
+    }
+}
+
+impl Statistics<SelectionAccuracy> {
+    /// Counts one example; see [`SelectionAccuracy::example`].
+    ///
+    /// # Errors
+    /// None for counts that were counted here.
+    pub fn update(&mut self, predicted: Option<usize>, labels: &[usize]) -> Result<()> {
+        self.push(&SelectionAccuracy.example(predicted, labels))
     }
 
     /// Accuracy, base rate and confusion of everything counted so far.
@@ -92,27 +156,21 @@ impl SelectionStats {
     /// # Errors
     /// Nothing was counted.
     pub fn report(&self) -> Result<Selection> {
-        let confusion = self.confusion;
-        let share = |name: &str, part: u64, whole: u64| {
-            let value = part as f64 / whole as f64;
-            Score::new(NAME, name, value, Unit::Share, Signature::new("variant:any-label"))
+        let mut scores = self.scores()?.into_iter();
+        let (Some(accuracy), Some(none_base_rate)) = (scores.next(), scores.next()) else {
+            return Err(Error::EmptyCorpus { metric: SelectionAccuracy::NAME });
         };
-        let examples = confusion.examples();
-        if examples == 0 {
-            return Err(Error::EmptyCorpus { metric: NAME });
-        }
-        let applies = confusion.description_applies();
-        let accuracy_where_described = match applies {
+        let SelectionCounts { confusion, right_description } = *self.sums();
+        let accuracy_where_described = match confusion.description_applies() {
             0 => None,
-            applies => Some(share("Selection accuracy where described", self.right_description, applies)?),
+            applies => {
+                let (name, value) =
+                    ("Selection accuracy where described", right_description as f64 / applies as f64);
+                let signature = Signature::new(SelectionAccuracy.settings());
+                Some(Score::new(SelectionAccuracy::NAME, name, value, Unit::Share, signature)?)
+            }
         };
-        let right = confusion.none_as_none.saturating_add(self.right_description);
-        Ok(Selection {
-            accuracy: share(NAME, right, examples)?,
-            none_base_rate: share("Selection none base rate", confusion.none_applies(), examples)?,
-            accuracy_where_described,
-            confusion,
-        })
+        Ok(Selection { accuracy, none_base_rate, accuracy_where_described, confusion })
     }
 }
 
@@ -155,9 +213,9 @@ impl fmt::Display for Selection {
 /// Lists of unequal length, an empty corpus.
 pub fn selection_accuracy<L: AsRef<[usize]>>(predicted: &[Option<usize>], labels: &[L]) -> Result<Selection> {
     same_length("predictions", predicted.len(), "lists of labels", labels.len())?;
-    let mut statistics = SelectionStats::default();
+    let mut statistics = SelectionAccuracy.statistics();
     for (&predicted, labels) in predicted.iter().zip(labels) {
-        statistics.update(predicted, labels.as_ref());
+        statistics.update(predicted, labels.as_ref())?;
     }
     statistics.report()
 }
@@ -165,6 +223,7 @@ pub fn selection_accuracy<L: AsRef<[usize]>>(predicted: &[Option<usize>], labels
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Resample;
 
     #[test]
     fn counts_and_shares() {
@@ -181,6 +240,8 @@ mod tests {
         assert_eq!(selection.accuracy.value(), 3.0 / 6.0);
         assert_eq!(selection.none_base_rate.value(), 2.0 / 6.0);
         assert_eq!(selection.accuracy_where_described.as_ref().unwrap().value(), 2.0 / 4.0);
+        let examples = SelectionAccuracy.examples(&predicted, &labels).unwrap();
+        assert_eq!(examples.scores_of(&[0, 2, 3, 5]).unwrap(), [2.0 / 4.0, 1.0 / 4.0]);
         let text = selection.to_string();
         assert!(text.starts_with("Selection accuracy = 50.00 | variant:any-label|"), "{text}");
         assert!(text.contains("a description applies: 1 predicted none, 3 a description"), "{text}");

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use persona_metrics::stats::Resample;
 use persona_metrics::{
     Bleu, Consistency, CopyRate, Distinct, Entropy, Error, Judgement, PairMetric, Perplexity,
-    PreTokenization, Rouge, Scores, SelectionStats, TextMetric,
+    PreTokenization, Rouge, Scores, SelectionAccuracy, TextMetric,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -192,9 +192,9 @@ proptest! {
     ) {
         let whole = assert_mergeable(
             &examples,
-            SelectionStats::default,
-            |statistics, (predicted, labels)| statistics.update(*predicted, labels),
-            |sum, shard| sum.merge(shard),
+            || SelectionAccuracy.statistics(),
+            |statistics, (predicted, labels)| statistics.update(*predicted, labels).unwrap(),
+            |sum, shard| sum.merge(shard).unwrap(),
             &order,
         );
         let report = whole.report().unwrap();
@@ -212,27 +212,27 @@ proptest! {
     ) {
         let whole = assert_mergeable(
             &examples,
-            || Perplexity::default().statistics(),
+            || Perplexity::by_word().statistics(),
             |statistics, (mean, tokens, text)| {
-                statistics.update(mean * *tokens as f64, *tokens, Some(text)).unwrap();
+                statistics.update(mean * *tokens as f64, *tokens, text).unwrap();
             },
             |sum, shard| sum.merge(shard).unwrap(),
             &order,
         );
         let largest = 20.0_f64.exp() * (1.0 + 1e-12);
-        for score in [whole.token_level().unwrap(), whole.example_mean().unwrap()] {
-            prop_assert!((1.0..=largest).contains(&score.value()), "{}", score);
-        }
-        if let Ok(score) = whole.word_level() {
-            prop_assert!(score.value() >= 1.0);
+        let words = examples.iter().any(|(_, (_, _, text))| text.split_whitespace().next().is_some());
+        prop_assert_eq!(whole.values().is_ok(), words);
+        if let Ok(scores) = whole.scores() {
+            prop_assert!(scores.values()[..2].iter().all(|value| (1.0..=largest).contains(value)), "{}", scores);
+            prop_assert!(scores.get(Perplexity::WORD).unwrap().value() >= 1.0);
         }
     }
 
     #[test]
     fn perplexity_takes_any_number_without_panic(nll: f64, tokens: u64) {
         let mut statistics = Perplexity::default().statistics();
-        if statistics.update(nll, tokens, None).is_ok() && let Ok(score) = statistics.token_level() {
-            prop_assert!(score.value().is_finite());
+        if statistics.update(nll, tokens, "").is_ok() && let Ok(scores) = statistics.scores() {
+            prop_assert!(scores.values().iter().all(|value| value.is_finite()));
         }
     }
 
@@ -249,7 +249,7 @@ proptest! {
                 |sum, shard| sum.merge(shard).unwrap(),
                 &order,
             );
-            let value = whole.score().unwrap().value();
+            let value = whole.values().unwrap()[0];
             prop_assert!((-largest..=largest).contains(&value));
         }
     }

@@ -118,11 +118,11 @@ fn metrics() -> Vec<Case> {
         }),
         other("Entropy drawn again", |texts, _| Entropy::pal().examples(texts).scores_of(&[0, 0])),
         other("Perplexity", |texts, _| {
-            let mut statistics = Perplexity::default().statistics();
+            let mut statistics = Perplexity::by_word().statistics();
             for text in texts {
-                statistics.update(1.5, 1, Some(text))?;
+                statistics.update(1.5, 1, text)?;
             }
-            Ok(vec![statistics.word_level()?.value()])
+            Ok(statistics.scores()?.values())
         }),
         other("AgentRetention", |texts, _| {
             let agent = AgentRetention::new("agent", texts, texts, &vec![false; texts.len()])?;
