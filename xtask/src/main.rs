@@ -33,6 +33,8 @@ usage: cargo xtask COMMAND [ARGUMENTS]
   test     setup, all tests, then the package outside the workspace; arguments go to cargo test
   outside  setup, then the package outside the workspace alone
   bench    setup, then the benches; arguments go to cargo bench
+             --peers [FILE]  instead the text metrics beside the Python packages, on the replies of a
+                             PERSONA-CHAT file; needs a network once, further arguments as compare.py has them
   doctor   versions, libtorch, CUDA, disk room, and what to do about what is missing
 
 variables: LIBTORCH       a libtorch to use instead of the fetched one (absolute path)

@@ -70,10 +70,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (best, median) = (best.unwrap_or_default(), median.unwrap_or_default());
         println!(
             "{{\"name\": \"{name}\", \"lines\": {}, \"seconds_best\": {best:.6}, \"seconds_median\": {median:.6}, \
-             \"ns_per_token\": {:.1}, \"score\": {}}}",
+             \"ns_per_token\": {:.1}, \"scores\": {:?}}}",
             hypotheses.len(),
             1e9 * best / tokens.max(1) as f64,
-            score.values().first().copied().unwrap_or_default()
+            score.values()
         );
     }
     Ok(())
