@@ -9,16 +9,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::Adapters;
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
 use crate::config::{self, OtherKeys};
-use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
-use crate::model::Model;
+use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::weights::{self, LoadReport, TensorName};
 
@@ -195,9 +193,7 @@ struct Block {
 /// A GPT-2 language model.
 pub struct Gpt2 {
     config: Gpt2Config,
-    parameters: Parameters,
-    adapters: Adapters,
-    precision: Precision,
+    state: ModelState,
     wte: Tensor,
     wpe: Tensor,
     blocks: Vec<Block>,
@@ -209,7 +205,7 @@ impl std::fmt::Debug for Gpt2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gpt2")
             .field("config", &self.config)
-            .field("precision", &self.precision)
+            .field("precision", &self.state.precision)
             .finish_non_exhaustive()
     }
 }
@@ -243,10 +239,10 @@ impl Gpt2 {
     /// # Errors
     /// libtorch's, out of memory above all.
     pub fn copy(&self, kind: Kind) -> Result<Self> {
-        let mut parameters = Parameters::zeros(self.config.specs(), self.parameters.device(), kind)?;
-        parameters.copy_from(&self.parameters)?;
+        let mut parameters = Parameters::zeros(self.config.specs(), self.state.parameters.device(), kind)?;
+        parameters.copy_from(&self.state.parameters)?;
         let mut copy = Self::assemble(self.config.clone(), parameters)?;
-        copy.precision = self.precision;
+        copy.state.precision = self.state.precision;
         Ok(copy)
     }
 
@@ -282,8 +278,8 @@ impl Gpt2 {
         let wte = leaves.get("wte.weight")?;
         let head = if config.tie_word_embeddings { wte.shallow_clone() } else { root.get("lm_head.weight")? };
         let (wpe, ln_f) = (leaves.get("wpe.weight")?, norm("ln_f".to_owned())?);
-        let adapters = Adapters::new(sites.into_inner());
-        Ok(Self { precision: Precision::Fp32, adapters, wte, wpe, blocks, ln_f, head, config, parameters })
+        let state = ModelState::new(parameters, sites.into_inner());
+        Ok(Self { config, state, wte, wpe, blocks, ln_f, head })
     }
 
     /// The configuration.
@@ -291,47 +287,26 @@ impl Gpt2 {
     pub fn config(&self) -> &Gpt2Config {
         &self.config
     }
-
-    /// The kind of the products: weights that are held in bfloat16 are computed with in bfloat16.
-    fn compute_kind(&self) -> Kind {
-        if self.parameters.kind() == Kind::BFloat16 { Kind::BFloat16 } else { self.precision.kind() }
-    }
 }
 
 impl Model for Gpt2 {
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
+    fn state(&self) -> &ModelState {
+        &self.state
     }
 
-    fn parameters_mut(&mut self) -> &mut Parameters {
-        &mut self.parameters
-    }
-
-    fn adapters(&self) -> &Adapters {
-        &self.adapters
-    }
-
-    fn adapters_mut(&mut self) -> &mut Adapters {
-        &mut self.adapters
-    }
-
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
+    fn state_mut(&mut self) -> &mut ModelState {
+        &mut self.state
     }
 
     fn has_dropout(&self) -> bool {
         let config = &self.config;
         let base = [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop];
-        self.adapters.has_dropout() || base.iter().any(|&share| share > 0.0)
+        self.state.adapters.has_dropout() || base.iter().any(|&share| share > 0.0)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
         let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
-        config::save(folder, value, "gpt2", "GPT2LMHeadModel", &self.parameters)
+        config::save(folder, value, "gpt2", "GPT2LMHeadModel", &self.state.parameters)
     }
 }
 
@@ -345,8 +320,7 @@ impl CausalLm for Gpt2 {
             layers: self.config.n_layer,
             heads: self.config.n_head as i64,
             head_size: (self.config.n_embd / self.config.n_head) as i64,
-            // What attention computes with.
-            kind: if self.device() == Device::Cpu { Kind::Float } else { self.compute_kind() },
+            kind: self.state.attention_kind(),
         }
     }
 
@@ -354,8 +328,8 @@ impl CausalLm for Gpt2 {
         if let Some(cache) = cache.as_deref_mut() {
             cache.prepare(batch)?;
         }
-        let kind = self.compute_kind();
-        let plan = &self.adapters.plan(batch, train)?;
+        let kind = self.state.compute_kind();
+        let plan = &self.state.adapters.plan(batch, train)?;
         let config = &self.config;
         let drop =
             |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
@@ -387,7 +361,7 @@ impl CausalLm for Gpt2 {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let kind = self.compute_kind();
+        let kind = self.state.compute_kind();
         let logits = hidden.f_to_kind(kind)?.f_matmul(&self.head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
     }

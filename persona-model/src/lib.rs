@@ -47,7 +47,7 @@ pub use gpt2::{Gpt2, Gpt2Config};
 pub use language_model::{CausalLm, load_causal_lm};
 pub use layers::Activation;
 pub use llama::{Llama, LlamaConfig};
-pub use model::Model;
+pub use model::{Model, ModelState};
 pub use parameters::{Init, ParameterSpec, Parameters};
 pub use rope::{RopeParameters, RopeType};
 pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};

@@ -8,16 +8,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::{Adapters, Plan};
+use crate::adapters::Plan;
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config::{self, OtherKeys};
-use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
-use crate::model::Model;
+use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::rope::{Angles, Rope, RopeParameters};
 use crate::weights::{self, LoadReport, TensorName};
@@ -238,9 +237,7 @@ struct Block {
 /// A Llama language model.
 pub struct Llama {
     config: LlamaConfig,
-    parameters: Parameters,
-    adapters: Adapters,
-    precision: Precision,
+    state: ModelState,
     rope: Rope,
     embeddings: Tensor,
     blocks: Vec<Block>,
@@ -252,7 +249,7 @@ impl std::fmt::Debug for Llama {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Llama")
             .field("config", &self.config)
-            .field("precision", &self.precision)
+            .field("precision", &self.state.precision)
             .finish_non_exhaustive()
     }
 }
@@ -313,9 +310,8 @@ impl Llama {
         let head =
             if config.tie_word_embeddings { embeddings.shallow_clone() } else { root.get("lm_head.weight")? };
         let rope = config.rope()?;
-        let adapters = Adapters::new(sites.into_inner());
-        let precision = Precision::Fp32;
-        Ok(Self { precision, adapters, rope, embeddings, blocks, norm, head, config, parameters })
+        let state = ModelState::new(parameters, sites.into_inner());
+        Ok(Self { config, state, rope, embeddings, blocks, norm, head })
     }
 
     /// The configuration.
@@ -329,45 +325,24 @@ impl Llama {
     pub fn round_rope_frequencies(&mut self, kind: Kind) {
         self.rope.kind = kind;
     }
-
-    /// The kind of the products: weights that are held in bfloat16 are computed with in bfloat16.
-    fn compute_kind(&self) -> Kind {
-        if self.parameters.kind() == Kind::BFloat16 { Kind::BFloat16 } else { self.precision.kind() }
-    }
 }
 
 impl Model for Llama {
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
+    fn state(&self) -> &ModelState {
+        &self.state
     }
 
-    fn parameters_mut(&mut self) -> &mut Parameters {
-        &mut self.parameters
-    }
-
-    fn adapters(&self) -> &Adapters {
-        &self.adapters
-    }
-
-    fn adapters_mut(&mut self) -> &mut Adapters {
-        &mut self.adapters
-    }
-
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
+    fn state_mut(&mut self) -> &mut ModelState {
+        &mut self.state
     }
 
     fn has_dropout(&self) -> bool {
-        self.config.attention_dropout > 0.0 || self.adapters.has_dropout()
+        self.config.attention_dropout > 0.0 || self.state.adapters.has_dropout()
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
         let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
-        config::save(folder, value, "llama", "LlamaForCausalLM", &self.parameters)
+        config::save(folder, value, "llama", "LlamaForCausalLM", &self.state.parameters)
     }
 }
 
@@ -381,8 +356,7 @@ impl CausalLm for Llama {
             layers: self.config.num_hidden_layers,
             heads: self.config.key_value_heads() as i64,
             head_size: self.config.head_size() as i64,
-            // What attention computes with.
-            kind: if self.device() == Device::Cpu { Kind::Float } else { self.compute_kind() },
+            kind: self.state.attention_kind(),
         }
     }
 
@@ -390,8 +364,8 @@ impl CausalLm for Llama {
         if let Some(cache) = cache.as_deref_mut() {
             cache.prepare(batch)?;
         }
-        let kind = self.compute_kind();
-        let plan = &self.adapters.plan(batch, train)?;
+        let kind = self.state.compute_kind();
+        let plan = &self.state.adapters.plan(batch, train)?;
         let angles = self.rope.angles(&batch.positions)?;
         let words = Tensor::f_embedding(&self.embeddings, &batch.ids, -1, false, false)?;
         let mut x = words.f_to_kind(Kind::Float)?;
@@ -409,7 +383,7 @@ impl CausalLm for Llama {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let kind = self.compute_kind();
+        let kind = self.state.compute_kind();
         let logits = hidden.f_to_kind(kind)?.f_mm(&self.head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
     }

@@ -2,26 +2,65 @@
 
 use std::path::Path;
 
-use tch::Device;
+use tch::{Device, Kind};
 
-use crate::adapters::{self, AdapterId, Adapters};
+use crate::adapters::{self, AdapterId, Adapters, Site};
 use crate::device::Precision;
 use crate::error::Result;
 use crate::parameters::Parameters;
 
+/// What every model holds beside its layers: the base weights, the adapters on them, and the kind of the products.
+#[derive(Debug)]
+pub struct ModelState {
+    pub(crate) parameters: Parameters,
+    pub(crate) adapters: Adapters,
+    pub(crate) precision: Precision,
+}
+
+impl ModelState {
+    /// Weights, and the linear layers that adapters may sit on.
+    pub(crate) fn new(parameters: Parameters, sites: Vec<Site>) -> Self {
+        Self { parameters, adapters: Adapters::new(sites), precision: Precision::Fp32 }
+    }
+
+    /// The kind of the products: weights that are held in bfloat16 are computed with in bfloat16.
+    pub(crate) fn compute_kind(&self) -> Kind {
+        if self.parameters.kind() == Kind::BFloat16 { Kind::BFloat16 } else { self.precision.kind() }
+    }
+
+    /// The kind that attention computes with, and that a cache holds: float32 on the CPU.
+    pub(crate) fn attention_kind(&self) -> Kind {
+        if self.parameters.device() == Device::Cpu { Kind::Float } else { self.compute_kind() }
+    }
+}
+
 /// A model: weights, the adapters beside them, and how both are kept.
 pub trait Model {
+    /// Weights, adapters and precision.
+    fn state(&self) -> &ModelState;
+
+    /// Weights, adapters and precision, to write to.
+    fn state_mut(&mut self) -> &mut ModelState;
+
     /// The base weights.
-    fn parameters(&self) -> &Parameters;
+    fn parameters(&self) -> &Parameters {
+        &self.state().parameters
+    }
 
     /// The base weights, to write to.
-    fn parameters_mut(&mut self) -> &mut Parameters;
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.state_mut().parameters
+    }
 
     /// The adapters that the model holds.
-    fn adapters(&self) -> &Adapters;
+    fn adapters(&self) -> &Adapters {
+        &self.state().adapters
+    }
 
     /// The adapters that the model holds, to add, choose and remove.
-    fn adapters_mut(&mut self) -> &mut Adapters;
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.state_mut().adapters
+    }
 
     /// What training changes: the adapter that [`Adapters::train`] has chosen, or the base weights.
     fn trainable(&self) -> &Parameters {
@@ -76,10 +115,14 @@ pub trait Model {
     fn save(&self, folder: &Path) -> Result<()>;
 
     /// The kind of number in which products are computed.
-    fn precision(&self) -> Precision;
+    fn precision(&self) -> Precision {
+        self.state().precision
+    }
 
     /// Chooses the kind of number in which products are computed from now on.
-    fn set_precision(&mut self, precision: Precision);
+    fn set_precision(&mut self, precision: Precision) {
+        self.state_mut().precision = precision;
+    }
 
     /// Whether a forward pass in training draws from libtorch's generator.
     fn has_dropout(&self) -> bool;
@@ -91,32 +134,16 @@ pub trait Model {
 }
 
 impl<M: Model + ?Sized> Model for Box<M> {
-    fn parameters(&self) -> &Parameters {
-        (**self).parameters()
+    fn state(&self) -> &ModelState {
+        (**self).state()
     }
 
-    fn parameters_mut(&mut self) -> &mut Parameters {
-        (**self).parameters_mut()
-    }
-
-    fn adapters(&self) -> &Adapters {
-        (**self).adapters()
-    }
-
-    fn adapters_mut(&mut self) -> &mut Adapters {
-        (**self).adapters_mut()
+    fn state_mut(&mut self) -> &mut ModelState {
+        (**self).state_mut()
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
         (**self).save(folder)
-    }
-
-    fn precision(&self) -> Precision {
-        (**self).precision()
-    }
-
-    fn set_precision(&mut self, precision: Precision) {
-        (**self).set_precision(precision);
     }
 
     fn has_dropout(&self) -> bool {
