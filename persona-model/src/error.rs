@@ -57,6 +57,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A repository of the Hugging Face Hub cannot be had.
+    #[error("repository `{repository}`: {reason}")]
+    Hub {
+        /// Its id.
+        repository: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+
     /// The folder holds no weights.
     #[error(
         "{path}: no model.safetensors and no model.safetensors.index.json; pickled weights (.bin, .pt) are not read, convert them with save_pretrained(safe_serialization=True)"

@@ -28,6 +28,8 @@ mod config;
 mod device;
 mod error;
 mod gpt2;
+#[cfg(feature = "hub")]
+mod hub;
 mod language_model;
 mod layers;
 mod llama;
@@ -44,6 +46,8 @@ pub use config::OtherKeys;
 pub use device::{Precision, cuda_status, device};
 pub use error::{Error, Result};
 pub use gpt2::{Gpt2, Gpt2Config};
+#[cfg(feature = "hub")]
+pub use hub::Hub;
 pub use language_model::{CausalLm, load_causal_lm};
 pub use layers::Activation;
 pub use llama::{Llama, LlamaConfig};

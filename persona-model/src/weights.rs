@@ -282,11 +282,7 @@ impl Staged {
 }
 
 /// The safetensors files of a checkpoint.
-fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
+pub(crate) fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
@@ -302,20 +298,25 @@ fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
     if !index_path.is_file() {
         return Err(Error::NoWeights { path: path.to_path_buf() });
     }
-    let text = std::fs::read_to_string(&index_path).map_err(Error::io(&index_path))?;
-    let index: Index = serde_json::from_str(&text).map_err(Error::json(&index_path))?;
+    Ok(shard_names(&index_path)?.into_iter().map(|name| path.join(name)).collect())
+}
+
+/// The names of the shards in an index, each once.
+pub(crate) fn shard_names(index_path: &Path) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index_path).map_err(Error::io(index_path))?;
+    let index: Index = serde_json::from_str(&text).map_err(Error::json(index_path))?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    names
-        .into_iter()
-        .map(|name| {
-            // A shard's name comes from a file that somebody else wrote: it must not lead out of the folder.
-            if Path::new(&name).file_name().and_then(|file| file.to_str()) != Some(name.as_str()) {
-                let reason = format!("shard name {name:?} is a path; a shard lies beside its index");
-                return Err(Error::Shards { path: index_path.clone(), reason });
-            }
-            Ok(path.join(name))
-        })
-        .collect()
+    // The names come from a file that somebody else wrote: they must not lead out of the folder.
+    let path = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref()));
+    if let Some(name) = path {
+        let reason = format!("shard name {name:?} is a path; a shard lies beside its index");
+        return Err(Error::Shards { path: index_path.to_path_buf(), reason });
+    }
+    Ok(names)
 }
 
 struct MappedFile {

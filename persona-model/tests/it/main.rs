@@ -9,6 +9,8 @@ mod adapters;
 mod bad_input;
 mod batches;
 mod causal_lm;
+#[cfg(feature = "hub")]
+mod hub;
 
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};
