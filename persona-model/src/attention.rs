@@ -1,4 +1,4 @@
-//! Causal attention over the rows of a batch, through libtorch's fused kernel.
+//! Attention over the rows of a batch, through libtorch's fused kernel.
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +13,8 @@ pub(crate) struct Settings {
     pub(crate) scale: f64,
     /// Share of attention weights that are dropped.
     pub(crate) dropout: f64,
+    /// Whether tokens see only themselves and what is before them in their row, or the whole row.
+    pub(crate) causal: bool,
 }
 
 /// Attends from every token of the batch. With a cache, keys and values are stored in it first.
@@ -79,7 +81,7 @@ fn row_by_row(
                 return Err(Error::Batch(format!("row {at} continues a cache, but no cache was given")));
             }
         };
-        let causal = mask.is_none();
+        let causal = settings.causal && mask.is_none();
         let query = grouped_queries(&queries[at], key.size4()?.1)?;
         let output = Tensor::f_scaled_dot_product_attention(
             &query,

@@ -48,6 +48,16 @@ pub struct Batch {
     longest: usize,
     /// For each row the adapter that it is computed with.
     adapters: Option<Vec<Option<AdapterId>>>,
+    token_types: Option<TokenTypes>,
+}
+
+/// Which part of a pair each token belongs to.
+#[derive(Debug)]
+struct TokenTypes {
+    /// `[N]`.
+    ids: Tensor,
+    /// The highest, and its row.
+    highest: (u32, usize),
 }
 
 impl Batch {
@@ -66,6 +76,62 @@ impl Batch {
 
     pub(crate) fn adapters(&self) -> Option<&[Option<AdapterId>]> {
         self.adapters.as_deref()
+    }
+
+    /// The same rows with a type for each token, for encoders that read pairs: BERT has 0 for the first text with its
+    /// special tokens and 1 for the second. Without types all are 0.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] unless there is one list a row, and one type a token.
+    pub fn with_token_types(mut self, types: &[&[u32]]) -> Result<Self> {
+        let (rows, lists) = (self.rows.len(), types.len());
+        if rows != lists {
+            return Err(Error::Batch(format!("{lists} lists of token types for {rows} rows")));
+        }
+        let mut highest = (0, 0);
+        for (at, (row, types)) in self.rows.iter().zip(types).enumerate() {
+            if row.len != types.len() {
+                let (tokens, types) = (row.len, types.len());
+                return Err(Error::Batch(format!("row {at} has {tokens} tokens and {types} token types")));
+            }
+            let most = types.iter().copied().max().unwrap_or(0);
+            if most > highest.0 {
+                highest = (most, at);
+            }
+        }
+        let ids: Vec<i64> = types.iter().copied().flatten().map(|&kind| i64::from(kind)).collect();
+        let ids = Tensor::f_from_slice(&ids)?.f_to_device(self.device())?;
+        self.token_types = Some(TokenTypes { ids, highest });
+        Ok(self)
+    }
+
+    /// The type of each token, `[N]`, where any were given; each is below `kinds`.
+    pub(crate) fn token_types(&self, kinds: usize) -> Result<Option<&Tensor>> {
+        let Some(types) = &self.token_types else { return Ok(None) };
+        let (highest, row) = types.highest;
+        if highest as usize >= kinds {
+            let reason = format!("token type {highest} in row {row}; this model has {kinds} token types");
+            return Err(Error::Batch(reason));
+        }
+        Ok(Some(&types.ids))
+    }
+
+    /// Causal models have no token types.
+    pub(crate) fn check_causal(&self) -> Result<()> {
+        if self.token_types.is_none() {
+            return Ok(());
+        }
+        Err(Error::Batch("token types are for encoders; this model has none".to_owned()))
+    }
+
+    /// Encoders read every row whole.
+    pub(crate) fn check_alone(&self) -> Result<()> {
+        match self.rows.iter().position(|row| row.context != Context::None) {
+            None => Ok(()),
+            Some(row) => Err(Error::Batch(format!(
+                "row {row} continues another row or a cache; an encoder reads rows that stand alone"
+            ))),
+        }
     }
 
     /// Rows that stand alone.
@@ -194,7 +260,7 @@ impl BatchBuilder {
         }
         let ids = Tensor::f_from_slice(&self.ids)?.f_to_device(device)?;
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
-        Ok(Batch { ids, positions, rows: self.rows, masks, longest, adapters: None })
+        Ok(Batch { ids, positions, rows: self.rows, masks, longest, adapters: None, token_types: None })
     }
 }
 

@@ -31,6 +31,12 @@ pub(crate) fn check_model_type(other: &OtherKeys, known: &[&str]) -> Result<()> 
     }
 }
 
+/// The error for an architecture that a loader does not have, or for none.
+pub(crate) fn unknown_model_type(found: Option<&str>, known: &str) -> Error {
+    let found = found.map_or_else(|| "is missing".to_owned(), |found| format!("is `{found}`"));
+    Error::Config { key: "model_type", reason: format!("{found}; {known}") }
+}
+
 /// Sizes are at least 1, and so small that products of two are far from overflow, whatever a file claims.
 pub(crate) fn check_sizes(sizes: &[(&'static str, usize)]) -> Result<()> {
     const MOST: usize = 1 << 24;

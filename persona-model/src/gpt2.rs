@@ -325,6 +325,7 @@ impl CausalLm for Gpt2 {
     }
 
     fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+        batch.check_causal()?;
         if let Some(cache) = cache.as_deref_mut() {
             cache.prepare(batch)?;
         }
@@ -342,6 +343,7 @@ impl CausalLm for Gpt2 {
             let settings = Settings {
                 scale: block.attention.scale,
                 dropout: if train { config.attn_pdrop } else { 0.0 },
+                causal: true,
             };
             let layer_cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
             let [q, k, v] = &qkv[..] else {

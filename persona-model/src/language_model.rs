@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
 use crate::config::{self, OtherKeys};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpt2::Gpt2;
 use crate::llama::Llama;
 use crate::model::Model;
@@ -55,9 +55,7 @@ pub fn load_causal_lm(folder: &Path, device: Device, kind: Kind) -> Result<(Box<
         Some("gpt2") => boxed(Gpt2::load(folder, device, kind)?),
         Some("llama") => boxed(Llama::load(folder, device, kind)?),
         other => {
-            let found = other.map_or_else(|| "is missing".to_owned(), |other| format!("is `{other}`"));
-            let reason = format!("{found}; the causal language models here are `gpt2` and `llama`");
-            Err(Error::Config { key: "model_type", reason })
+            Err(config::unknown_model_type(other, "the causal language models here are `gpt2` and `llama`"))
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Language models on LibTorch, made for dialogue with a persona.
 //!
 //! - [`Gpt2`] and [`Llama`] are [`CausalLm`]s: a forward gives hidden states, and the head is applied where somebody asks.
+//! - [`Bert`] is an [`Encoder`], whose hidden states a [`Pooling`] makes sentence embeddings of, and
+//!   [`BertClassifier`] a [`Classifier`] of texts and pairs; both are BERT and RoBERTa.
 //! - A [`Batch`] is one line of tokens without padding, cut into rows that may share a prefix or continue a cache.
 //! - A [`TargetBatch`] scores targets after their prompts, token by token, in float32.
 //! - [`KvCache`] makes decoding incremental; [`device`] finds CUDA at run time, in the same binary.
@@ -26,6 +28,7 @@ mod batch;
 mod cache;
 mod config;
 mod device;
+mod encoder;
 mod error;
 mod gpt2;
 #[cfg(feature = "hub")]
@@ -44,6 +47,10 @@ pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
 pub use cache::{CacheShape, KvCache};
 pub use config::OtherKeys;
 pub use device::{Precision, cuda_status, device};
+pub use encoder::{
+    Bert, BertClassifier, BertConfig, BertType, Classifier, Encoder, Pooling, classifier_on_encoder,
+    load_classifier, load_encoder, unit_length,
+};
 pub use error::{Error, Result};
 pub use gpt2::{Gpt2, Gpt2Config};
 #[cfg(feature = "hub")]

@@ -206,6 +206,7 @@ impl Attention {
         let settings = Settings {
             scale: (self.head_size as f64).powf(-0.5),
             dropout: if train { self.dropout } else { 0.0 },
+            causal: true,
         };
         let attended = attention::attend(&queries, &keys, &values, batch, cache, settings)?;
         self.o_proj.forward(&attended, kind, plan)
@@ -361,6 +362,7 @@ impl CausalLm for Llama {
     }
 
     fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+        batch.check_causal()?;
         if let Some(cache) = cache.as_deref_mut() {
             cache.prepare(batch)?;
         }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::parameters::{ParameterSpec, Parameters};
+use crate::parameters::{Init, ParameterSpec, Parameters};
 
 /// What a model makes of a tensor's name in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct LoadReport {
     pub loaded: usize,
     /// Parameters that no file holds.
     pub missing: Vec<String>,
+    /// Parameters that no file holds and that start afresh, as the caller asked by name.
+    pub initialised: Vec<String>,
     /// Tensors that are no parameter of the model.
     pub unexpected: Vec<String>,
     /// Tensors of another shape, each with both shapes.
@@ -53,6 +55,7 @@ impl fmt::Display for LoadReport {
         write!(f, "{} loaded", self.loaded)?;
         for (what, names) in [
             ("missing", &self.missing),
+            ("initialised", &self.initialised),
             ("unexpected", &self.unexpected),
             ("of another shape", &self.mismatched),
             ("cast", &self.cast),
@@ -85,7 +88,7 @@ pub fn load(
     name_of: &dyn Fn(&str) -> TensorName,
 ) -> Result<LoadReport> {
     let checkpoint = Checkpoint::open(path)?;
-    let (found, report) = checkpoint.compare(parameters.specs(), parameters.kind(), name_of)?;
+    let (found, report) = checkpoint.compare(parameters.specs(), parameters.kind(), name_of, &|_| false)?;
     checkpoint.copy(found, parameters)?;
     Ok(report)
 }
@@ -99,9 +102,26 @@ pub(crate) fn load_new(
     kind: Kind,
     name_of: &dyn Fn(&str) -> TensorName,
 ) -> Result<(Parameters, LoadReport)> {
+    load_partly(path, specs, (device, kind), name_of, (0, &|_| false))
+}
+
+/// As [`load_new`]; parameters whose names `fresh` takes may be missing: they start as their specs say, drawn from
+/// `seed`, and are reported.
+pub(crate) fn load_partly(
+    path: &Path,
+    mut specs: Vec<ParameterSpec>,
+    (device, kind): (Device, Kind),
+    name_of: &dyn Fn(&str) -> TensorName,
+    (seed, fresh): (u64, &dyn Fn(&str) -> bool),
+) -> Result<(Parameters, LoadReport)> {
     let checkpoint = Checkpoint::open(path)?;
-    let (found, report) = checkpoint.compare(&specs, kind, name_of)?;
-    let mut parameters = Parameters::zeros(specs, device, kind)?;
+    let (found, report) = checkpoint.compare(&specs, kind, name_of, fresh)?;
+    for (slot, spec) in specs.iter_mut().enumerate() {
+        if found.contains_key(&slot) {
+            spec.init = Init::Zeros;
+        }
+    }
+    let mut parameters = Parameters::new(specs, seed, device, kind)?;
     checkpoint.copy(found, &mut parameters)?;
     Ok((parameters, report))
 }
@@ -127,6 +147,7 @@ impl Checkpoint {
         specs: &[ParameterSpec],
         wanted: Kind,
         name_of: &dyn Fn(&str) -> TensorName,
+        fresh: &dyn Fn(&str) -> bool,
     ) -> Result<(Found, LoadReport)> {
         let slots: HashMap<&str, usize> =
             specs.iter().enumerate().map(|(at, spec)| (spec.name.as_str(), at)).collect();
@@ -166,7 +187,8 @@ impl Checkpoint {
             }
         }
         let missing = specs.iter().enumerate().filter(|(slot, _)| !found.contains_key(slot));
-        report.missing = missing.map(|(_, spec)| spec.name.clone()).collect();
+        (report.initialised, report.missing) =
+            missing.map(|(_, spec)| spec.name.clone()).partition(|name| fresh(name));
         for names in [&mut report.unexpected, &mut report.mismatched, &mut report.cast, &mut report.ignored] {
             names.sort();
         }

@@ -146,7 +146,12 @@ impl Adapters {
 
     /// Which adapter computes which tokens of a batch.
     pub(crate) fn plan(&self, batch: &Batch, train: bool) -> Result<Plan<'_>> {
-        Plan::new(self, batch, train)
+        Plan::new(self, batch, |row| row.len, train)
+    }
+
+    /// Which adapter computes which rows of a batch, where each is one vector.
+    pub(crate) fn row_plan(&self, batch: &Batch, train: bool) -> Result<Plan<'_>> {
+        Plan::new(self, batch, |_| 1, train)
     }
 }
 

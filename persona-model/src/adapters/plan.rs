@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::lora::{Lora, LowRank};
 use super::{AdapterId, Adapters};
-use crate::batch::{Batch, Context};
+use crate::batch::{Batch, Context, Row};
 use crate::error::{Error, Result};
 
 /// Runs of tokens shorter than this are computed by one product over all adapters' matrices; the columns of the other
@@ -50,7 +50,13 @@ struct StackedSite {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(adapters: &'a Adapters, batch: &Batch, train: bool) -> Result<Self> {
+    /// The plan for the inputs of a batch, of which each row has as many as `inputs` says.
+    pub(super) fn new(
+        adapters: &'a Adapters,
+        batch: &Batch,
+        inputs: fn(&Row) -> usize,
+        train: bool,
+    ) -> Result<Self> {
         let Some(chosen) = batch.adapters() else {
             return Ok(match adapters.active {
                 Some(id) => Self::One { lora: adapters.get(id)?, train },
@@ -71,8 +77,8 @@ impl<'a> Plan<'a> {
         let mut runs: Vec<(i64, Option<AdapterId>)> = Vec::new();
         for (row, &id) in batch.rows().iter().zip(chosen) {
             match runs.last_mut() {
-                Some((tokens, last)) if *last == id => *tokens += row.len as i64,
-                _ => runs.push((row.len as i64, id)),
+                Some((tokens, last)) if *last == id => *tokens += inputs(row) as i64,
+                _ => runs.push((inputs(row) as i64, id)),
             }
         }
         if let [(_, id)] = runs[..] {
@@ -81,7 +87,8 @@ impl<'a> Plan<'a> {
                 None => Self::Base,
             });
         }
-        if !train && batch.tokens() < SHORT * runs.len() {
+        let all: usize = batch.rows().iter().map(inputs).sum();
+        if !train && all < SHORT * runs.len() {
             return Ok(Self::Stacked(Stacked::new(adapters, &runs, batch)?));
         }
         let runs =

@@ -17,7 +17,7 @@ fn load_error(folder: &Path) -> Error {
     Gpt2::load(folder, Device::Cpu, Kind::Float).unwrap_err()
 }
 
-fn edit_config(folder: &Path, key: &str, value: serde_json::Value) {
+pub(crate) fn edit_config(folder: &Path, key: &str, value: serde_json::Value) {
     let path = folder.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config[key] = value;

@@ -11,6 +11,8 @@ mod batches;
 mod causal_lm;
 #[cfg(feature = "hub")]
 mod hub;
+mod encoder_input;
+mod encoders;
 
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};
