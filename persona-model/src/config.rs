@@ -8,7 +8,7 @@ use tch::Kind;
 
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
-use crate::weights;
+use crate::{quantized, weights};
 
 /// Keys of `config.json` that a model does not know; they are kept and written back.
 pub type OtherKeys = Map<String, Value>;
@@ -111,13 +111,13 @@ pub(crate) fn save(
         _ => "float32",
     };
     config["dtype"] = dtype.into();
+    quantized::update_config(&mut config, parameters);
     if let Some(keys) = config.as_object_mut() {
         // The older name of the same key.
         keys.remove("torch_dtype");
     }
     let path = folder.join("config.json");
     let text = serde_json::to_vec_pretty(&config).map_err(Error::json(&path))?;
-    let leaves = parameters.specs().iter().zip(parameters.leaves());
-    let tensors: Vec<_> = leaves.map(|(spec, leaf)| (spec.name.clone(), leaf.shallow_clone())).collect();
+    let tensors = parameters.tensors()?;
     weights::write_with_config((&folder.join("model.safetensors"), &tensors), (&path, &text))
 }

@@ -128,6 +128,15 @@ pub enum Error {
         positions: usize,
     },
 
+    /// A weight cannot be quantised, or not be used as asked because it is.
+    #[error("{tensor}: {reason}")]
+    Quantized {
+        /// The weight.
+        tensor: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+
     /// An adapter was asked for that the model does not hold.
     #[error("{0:?} is not held by this model; was it removed, or is it another model's?")]
     Adapter(AdapterId),

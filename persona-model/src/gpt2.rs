@@ -18,7 +18,8 @@ use crate::language_model::CausalLm;
 use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
 use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
-use crate::weights::{self, LoadReport, TensorName};
+use crate::quantized::{self, LoadOptions};
+use crate::weights::{LoadReport, TensorName};
 
 /// `config.json` of a GPT-2, with Hugging Face's keys and defaults. Keys that are not known here are kept and written
 /// back.
@@ -169,6 +170,13 @@ impl Gpt2Config {
         let bare = name.strip_prefix("transformer.").unwrap_or(name);
         TensorName::Parameter(format!("transformer.{bare}"))
     }
+
+    /// How the weight of a block's linear layer lies in the checkpoint; None for every other parameter.
+    fn layout_of(name: &str) -> Option<Layout> {
+        let linear = [".c_attn.weight", ".c_proj.weight", ".c_fc.weight"];
+        let linear = name.starts_with("transformer.h.") && linear.iter().any(|end| name.ends_with(end));
+        linear.then_some(Layout::InOut)
+    }
 }
 
 struct Attention {
@@ -222,26 +230,35 @@ impl Gpt2 {
     }
 
     /// Loads a folder in the Hugging Face layout: `config.json` and safetensors, single or sharded. Values are cast to
-    /// `kind`; loading is strict (see [`weights::load`]).
+    /// `kind`; loading is strict (see [`load`](crate::load)).
     ///
     /// # Errors
-    /// Those of [`Gpt2Config::from_folder`] and [`weights::load`].
+    /// Those of [`Gpt2Config::from_folder`] and [`load`](crate::load).
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
+        Self::load_with(folder, device, kind.into())
+    }
+
+    /// As [`load`](Self::load), with the linear layers of the blocks in NF4 where the options say so. A checkpoint that
+    /// is quantised already stays as it is.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`Error::Quantized`] for weights that are not finite.
+    pub fn load_with(folder: &Path, device: Device, options: LoadOptions) -> Result<(Self, LoadReport)> {
         let config = Gpt2Config::from_folder(folder)?;
         let name = |name: &str| config.tensor_name(name);
-        let (parameters, report) = weights::load_new(folder, config.specs(), device, kind, &name)?;
+        let specs = config.specs();
+        let (parameters, report) =
+            quantized::load(folder, specs, device, options, &Gpt2Config::layout_of, &name)?;
         Ok((Self::assemble(config, parameters)?, report))
     }
 
     /// A copy of this model with storage of its own, held in `kind`: a frozen reference, or weights in bfloat16 for
-    /// decoding.
+    /// decoding. Weights in NF4 are shared.
     ///
     /// # Errors
     /// libtorch's, out of memory above all.
     pub fn copy(&self, kind: Kind) -> Result<Self> {
-        let mut parameters = Parameters::zeros(self.config.specs(), self.state.parameters.device(), kind)?;
-        parameters.copy_from(&self.state.parameters)?;
-        let mut copy = Self::assemble(self.config.clone(), parameters)?;
+        let mut copy = Self::assemble(self.config.clone(), self.state.parameters.copy(kind)?)?;
         copy.state.precision = self.state.precision;
         Ok(copy)
     }

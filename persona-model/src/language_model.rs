@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::gpt2::Gpt2;
 use crate::llama::Llama;
 use crate::model::Model;
+use crate::quantized::LoadOptions;
 use crate::weights::LoadReport;
 
 /// A causal language model: hidden states first, the head only where somebody asks for it.
@@ -50,10 +51,22 @@ pub trait CausalLm: Model {
 /// [`Error::Config`](crate::Error::Config) for an architecture that this crate does not have, and those of
 /// [`load`](crate::load).
 pub fn load_causal_lm(folder: &Path, device: Device, kind: Kind) -> Result<(Box<dyn CausalLm>, LoadReport)> {
+    load_causal_lm_with(folder, device, kind.into())
+}
+
+/// As [`load_causal_lm`], with the linear layers of the blocks in NF4 where the options say so.
+///
+/// # Errors
+/// As [`load_causal_lm`], and [`Error::Quantized`](crate::Error::Quantized) for weights that are not finite.
+pub fn load_causal_lm_with(
+    folder: &Path,
+    device: Device,
+    options: LoadOptions,
+) -> Result<(Box<dyn CausalLm>, LoadReport)> {
     let keys: OtherKeys = config::read(folder)?;
     match keys.get("model_type").and_then(|kind| kind.as_str()) {
-        Some("gpt2") => boxed(Gpt2::load(folder, device, kind)?),
-        Some("llama") => boxed(Llama::load(folder, device, kind)?),
+        Some("gpt2") => boxed(Gpt2::load_with(folder, device, options)?),
+        Some("llama") => boxed(Llama::load_with(folder, device, options)?),
         other => {
             Err(config::unknown_model_type(other, "the causal language models here are `gpt2` and `llama`"))
         }

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::adapters::{Plan, Site};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
+use crate::quantized::Nf4Weight;
 
 /// The non-linearity of an MLP, by transformers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,11 @@ impl<'p> Leaves<'p> {
         leaf.ok_or_else(|| Error::Batch(format!("no parameter {path}")))
     }
 
+    /// A weight in NF4.
+    fn quantized(&self, name: &str) -> Option<Nf4Weight> {
+        self.parameters.quantized().get(&self.path(name)).map(Nf4Weight::shallow_clone)
+    }
+
     fn optional(&self, name: &str) -> Option<Tensor> {
         self.parameters.get(&self.path(name)).map(Tensor::shallow_clone)
     }
@@ -117,27 +123,50 @@ pub(crate) enum Layout {
 
 /// A linear layer, with a bias where the checkpoint has one. Adapters add to it.
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
-    layout: Layout,
     site: usize,
+}
+
+/// The weight of a linear layer, as it is held.
+enum Weight {
+    Float(Tensor, Layout),
+    /// `[out, in]`, frozen.
+    Nf4(Nf4Weight),
+}
+
+impl Weight {
+    /// `[in, out]` in `kind`. What NF4 is read back to lives as long as the product needs it: without gradients until
+    /// the product is made, with them until the backward pass is done.
+    fn matrix(&self, kind: Kind) -> Result<Tensor> {
+        Ok(match self {
+            Self::Float(weight, Layout::InOut) => weight.f_to_kind(kind)?,
+            Self::Float(weight, Layout::OutIn) => weight.f_to_kind(kind)?.f_tr()?,
+            Self::Nf4(weight) => weight.dequantize(kind)?.f_tr()?,
+        })
+    }
 }
 
 impl Linear {
     pub(crate) fn new(leaves: &Leaves<'_>, layout: Layout) -> Result<Self> {
-        let weight = leaves.get("weight")?;
-        let (rows, columns) = weight.size2()?;
-        let (inputs, outputs) = if layout == Layout::InOut { (rows, columns) } else { (columns, rows) };
+        let weight = match leaves.quantized("weight") {
+            Some(weight) => Weight::Nf4(weight),
+            None => Weight::Float(leaves.get("weight")?, layout),
+        };
+        let (inputs, outputs) = match &weight {
+            Weight::Float(weight, Layout::InOut) => weight.size2()?,
+            Weight::Float(weight, Layout::OutIn) => weight.f_tr()?.size2()?,
+            Weight::Nf4(weight) => (weight.size2().1, weight.size2().0),
+        };
         let mut sites = leaves.sites.borrow_mut();
         sites.push(Site { module: leaves.prefix.clone(), inputs, outputs, layout });
-        Ok(Self { weight, bias: leaves.optional("bias"), layout, site: sites.len() - 1 })
+        Ok(Self { weight, bias: leaves.optional("bias"), site: sites.len() - 1 })
     }
 
     /// `x [N, in]`, computed in `kind`; returns `[N, out]`.
     pub(crate) fn forward(&self, x: &Tensor, kind: Kind, adapters: &Plan<'_>) -> Result<Tensor> {
         let x = x.f_to_kind(kind)?;
-        let weight = self.weight.f_to_kind(kind)?;
-        let weight = if self.layout == Layout::InOut { weight } else { weight.f_tr()? };
+        let weight = self.weight.matrix(kind)?;
         let output = match &self.bias {
             Some(bias) => bias.f_to_kind(kind)?.f_addmm(&x, &weight)?,
             None => x.f_mm(&weight)?,

@@ -6,6 +6,7 @@
 //! - A [`Batch`] is one line of tokens without padding, cut into rows that may share a prefix or continue a cache.
 //! - A [`TargetBatch`] scores targets after their prompts, token by token, in float32.
 //! - [`KvCache`] makes decoding incremental; [`device`] finds CUDA at run time, in the same binary.
+//! - [`LoadOptions`] put the linear layers into NF4, 4.13 bits a weight, under adapters that are trained (QLoRA).
 //! - Weights are safetensors in the Hugging Face layout, loaded strictly ([`LoadReport`]), saved whole or not at all.
 //!
 //! ```
@@ -38,6 +39,7 @@ mod layers;
 mod llama;
 mod model;
 mod parameters;
+mod quantized;
 mod rope;
 mod score;
 mod weights;
@@ -55,11 +57,12 @@ pub use error::{Error, Result};
 pub use gpt2::{Gpt2, Gpt2Config};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
-pub use language_model::{CausalLm, load_causal_lm};
+pub use language_model::{CausalLm, load_causal_lm, load_causal_lm_with};
 pub use layers::Activation;
 pub use llama::{Llama, LlamaConfig};
 pub use model::{Model, ModelState};
 pub use parameters::{Init, ParameterSpec, Parameters};
+pub use quantized::{LoadOptions, Nf4, Nf4Weight};
 pub use rope::{RopeParameters, RopeType};
 pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};
 pub use weights::{LoadReport, TensorName, load, read_tensors, write_atomically, write_tensors};

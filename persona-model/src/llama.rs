@@ -18,8 +18,9 @@ use crate::language_model::CausalLm;
 use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
 use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
+use crate::quantized::{self, LoadOptions};
 use crate::rope::{Angles, Rope, RopeParameters};
-use crate::weights::{self, LoadReport, TensorName};
+use crate::weights::{LoadReport, TensorName};
 
 /// `config.json` of a Llama, with Hugging Face's keys and defaults. Keys that are not known here are kept and written
 /// back.
@@ -178,6 +179,11 @@ impl LlamaConfig {
         }
         TensorName::Parameter(name.to_owned())
     }
+
+    /// How the weight of a block's linear layer lies in the checkpoint; None for every other parameter.
+    fn layout_of(name: &str) -> Option<Layout> {
+        (name.starts_with("model.layers.") && name.ends_with("_proj.weight")).then_some(Layout::OutIn)
+    }
 }
 
 struct Attention {
@@ -267,14 +273,25 @@ impl Llama {
     }
 
     /// Loads a folder in the Hugging Face layout: `config.json` and safetensors, single or sharded. Values are cast to
-    /// `kind`; loading is strict (see [`weights::load`]).
+    /// `kind`; loading is strict (see [`load`](crate::load)).
     ///
     /// # Errors
-    /// Those of [`LlamaConfig::from_folder`] and [`weights::load`].
+    /// Those of [`LlamaConfig::from_folder`] and [`load`](crate::load).
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<(Self, LoadReport)> {
+        Self::load_with(folder, device, kind.into())
+    }
+
+    /// As [`load`](Self::load), with the linear layers of the blocks in NF4 where the options say so. A checkpoint that
+    /// is quantised already stays as it is.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`Error::Quantized`] for weights that are not finite.
+    pub fn load_with(folder: &Path, device: Device, options: LoadOptions) -> Result<(Self, LoadReport)> {
         let config = LlamaConfig::from_folder(folder)?;
         let name = |name: &str| config.tensor_name(name);
-        let (parameters, report) = weights::load_new(folder, config.specs(), device, kind, &name)?;
+        let specs = config.specs();
+        let (parameters, report) =
+            quantized::load(folder, specs, device, options, &LlamaConfig::layout_of, &name)?;
         Ok((Self::assemble(config, parameters)?, report))
     }
 

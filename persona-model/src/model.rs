@@ -95,7 +95,8 @@ pub trait Model {
     /// it, at the base's speed, and is saved so. In weights held in bfloat16 the sum is rounded.
     ///
     /// # Errors
-    /// [`Error::Adapter`](crate::Error::Adapter) when it is not held; libtorch's.
+    /// [`Error::Adapter`](crate::Error::Adapter) when it is not held; [`Error::Quantized`](crate::Error::Quantized) where
+    /// it sits on a weight in NF4; libtorch's.
     fn merge(&mut self, id: AdapterId) -> Result<()> {
         adapters::add_to_base(self.parameters(), self.adapters(), id, 1.0)
     }

@@ -1,5 +1,7 @@
 //! The parameters of a model: named views of one flat tensor.
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -7,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::quantized::Nf4Weight;
 
 /// How a parameter starts when no weights are loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,12 +39,16 @@ pub struct ParameterSpec {
 ///
 /// Every parameter is a leaf of the autograd graph and a view of the flat tensor: what is written into one is seen in
 /// the other. Offsets are multiples of 16 elements; the gaps between parameters hold zeros.
+///
+/// Weights in NF4 are held beside them. They are frozen: no leaves, no part of the flat tensor, and parameters that hold
+/// any are not trained.
 #[derive(Debug)]
 pub struct Parameters {
     flat: Tensor,
     specs: Vec<ParameterSpec>,
     offsets: Vec<i64>,
     leaves: Vec<Tensor>,
+    quantized: BTreeMap<String, Nf4Weight>,
 }
 
 /// Elements between the starts of two parameters are a multiple of this: 64 bytes in float32, a cache line.
@@ -83,7 +90,7 @@ impl Parameters {
             }
             leaves.push(leaf);
         }
-        Ok(Self { flat, specs, offsets, leaves })
+        Ok(Self { flat, specs, offsets, leaves, quantized: BTreeMap::new() })
     }
 
     /// Parameters of these shapes that hold zeros, to be loaded or copied into.
@@ -98,10 +105,29 @@ impl Parameters {
     /// The number of parameters as people count them: elements, without the gaps.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.leaves.iter().map(Tensor::numel).sum()
+        let quantized: usize = self.quantized.values().map(Nf4Weight::count).sum();
+        self.leaves.iter().map(Tensor::numel).sum::<usize>() + quantized
     }
 
-    /// Names, shapes and starts, in storage order.
+    /// The bytes in which all values are held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let quantized: usize = self.quantized.values().map(Nf4Weight::bytes).sum();
+        self.flat.numel() * self.kind().elt_size_in_bytes() + quantized
+    }
+
+    /// The weights that are held in NF4, by name.
+    #[must_use]
+    pub fn quantized(&self) -> &BTreeMap<String, Nf4Weight> {
+        &self.quantized
+    }
+
+    /// Holds a weight in NF4 beside the others.
+    pub(crate) fn hold(&mut self, name: String, weight: Nf4Weight) {
+        self.quantized.insert(name, weight);
+    }
+
+    /// Names, shapes and starts, in storage order, of all but the weights in NF4.
     #[must_use]
     pub fn specs(&self) -> &[ParameterSpec] {
         &self.specs
@@ -160,14 +186,24 @@ impl Parameters {
             hash.update(&bytes);
             start += PART;
         }
+        for (name, weight) in &self.quantized {
+            hash.update(name.as_bytes());
+            weight.hash(&mut hash)?;
+        }
         Ok(format!("{:032x}", hash.digest128()))
     }
 
     /// Switches gradients of all leaves on or off.
     ///
     /// # Errors
-    /// libtorch's: only floating-point leaves can have gradients.
+    /// [`Error::Quantized`] where gradients are asked for and a weight is in NF4; libtorch's: only floating-point leaves
+    /// can have gradients.
     pub fn set_trainable(&self, trainable: bool) -> Result<()> {
+        if let (true, Some(name)) = (trainable, self.quantized.keys().next()) {
+            let reason =
+                "is in NF4, which is not trained: train an adapter over it, or load the weights in float";
+            return Err(Error::Quantized { tensor: name.clone(), reason: reason.to_owned() });
+        }
         for leaf in &self.leaves {
             let _ = leaf.f_set_requires_grad(trainable)?;
         }
@@ -180,15 +216,46 @@ impl Parameters {
         self.specs.iter().position(|spec| spec.name == name).map(|at| &self.leaves[at])
     }
 
+    /// The same parameters with storage of their own, held in `kind`; weights in NF4, which nobody writes to, are shared.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    pub fn copy(&self, kind: Kind) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let mut copy = Self::zeros(self.specs.clone(), self.device(), kind)?;
+        copy.flat.f_copy_(&self.flat)?;
+        let quantized = self.quantized.iter();
+        copy.quantized = quantized.map(|(name, weight)| (name.clone(), weight.shallow_clone())).collect();
+        Ok(copy)
+    }
+
+    /// The values under the names and in the form in which a checkpoint holds them.
+    pub(crate) fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        let leaves = self.specs.iter().zip(&self.leaves);
+        let mut tensors: Vec<_> =
+            leaves.map(|(spec, leaf)| (spec.name.clone(), leaf.shallow_clone())).collect();
+        for (name, weight) in &self.quantized {
+            let parts = weight.tensors()?.into_iter();
+            tensors.extend(parts.map(|(ending, part)| (format!("{name}{ending}"), part)));
+        }
+        Ok(tensors)
+    }
+
     /// Copies all values from parameters of the same specs, changing kind and device where they differ.
     ///
     /// # Errors
-    /// [`Error::Batch`] when names or shapes differ; libtorch's.
+    /// [`Error::Batch`] when names or shapes differ; [`Error::Quantized`] where a weight is in NF4, which is not written
+    /// to; libtorch's.
     pub fn copy_from(&mut self, other: &Self) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let same = |(one, other): (&ParameterSpec, &ParameterSpec)| {
             one.name == other.name && one.shape == other.shape
         };
+        if let Some(name) = self.quantized.keys().chain(other.quantized.keys()).next() {
+            let reason =
+                "is in NF4, which is not written to: load the weights again, or copy the model whole";
+            return Err(Error::Quantized { tensor: name.clone(), reason: reason.to_owned() });
+        }
         if self.specs.len() != other.specs.len() || !self.specs.iter().zip(&other.specs).all(same) {
             return Err(Error::Batch(
                 "parameters of another model cannot be copied into this one".to_owned(),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -38,6 +39,8 @@ pub struct LoadReport {
     pub mismatched: Vec<String>,
     /// Tensors whose kind was changed, each with both kinds.
     pub cast: Vec<String>,
+    /// Weights that are held in NF4.
+    pub quantized: Vec<String>,
     /// Tensors that the model knows and does not need, such as attention masks and copies of tied weights.
     pub ignored: Vec<String>,
 }
@@ -59,6 +62,7 @@ impl fmt::Display for LoadReport {
             ("unexpected", &self.unexpected),
             ("of another shape", &self.mismatched),
             ("cast", &self.cast),
+            ("in NF4", &self.quantized),
             ("ignored", &self.ignored),
         ] {
             if let Some(first) = names.first() {
@@ -88,8 +92,10 @@ pub fn load(
     name_of: &dyn Fn(&str) -> TensorName,
 ) -> Result<LoadReport> {
     let checkpoint = Checkpoint::open(path)?;
-    let (found, report) = checkpoint.compare(parameters.specs(), parameters.kind(), name_of, &|_| false)?;
-    checkpoint.copy(found, parameters)?;
+    let index = checkpoint.index(name_of)?;
+    let (found, report) = checkpoint.compare(index, parameters.specs(), parameters.kind())?;
+    let report = checkpoint.exact(report)?;
+    checkpoint.copy(&found, parameters)?;
     Ok(report)
 }
 
@@ -115,101 +121,149 @@ pub(crate) fn load_partly(
     (seed, fresh): (u64, &dyn Fn(&str) -> bool),
 ) -> Result<(Parameters, LoadReport)> {
     let checkpoint = Checkpoint::open(path)?;
-    let (found, report) = checkpoint.compare(&specs, kind, name_of, fresh)?;
-    for (slot, spec) in specs.iter_mut().enumerate() {
-        if found.contains_key(&slot) {
+    let index = checkpoint.index(name_of)?;
+    let (found, mut report) = checkpoint.compare(index, &specs, kind)?;
+    (report.initialised, report.missing) =
+        std::mem::take(&mut report.missing).into_iter().partition(|name| fresh(name));
+    let report = checkpoint.exact(report)?;
+    for spec in &mut specs {
+        if found.contains_key(&spec.name) {
             spec.init = Init::Zeros;
         }
     }
     let mut parameters = Parameters::new(specs, seed, device, kind)?;
-    checkpoint.copy(found, &mut parameters)?;
+    checkpoint.copy(&found, &mut parameters)?;
     Ok((parameters, report))
 }
 
 /// The files of a checkpoint, mapped into memory.
-struct Checkpoint {
+pub(crate) struct Checkpoint {
     path: PathBuf,
     files: Vec<MappedFile>,
 }
 
-/// By parameter: the file and the name of its tensor there.
-type Found = BTreeMap<usize, (usize, String)>;
+/// A tensor of a checkpoint: its file, and its name there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    file: usize,
+    pub(crate) name: String,
+}
+
+/// By parameter: its tensor in the files.
+pub(crate) type Found = BTreeMap<String, Entry>;
+
+/// What the files hold.
+pub(crate) struct Index {
+    pub(crate) found: Found,
+    ignored: Vec<String>,
+}
 
 impl Checkpoint {
-    fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let files = weight_files(path)?.into_iter().map(MappedFile::open).collect::<Result<_>>()?;
         Ok(Self { path: path.to_path_buf(), files })
     }
 
-    /// Finds every parameter's tensor.
-    fn compare(
-        &self,
-        specs: &[ParameterSpec],
-        wanted: Kind,
-        name_of: &dyn Fn(&str) -> TensorName,
-        fresh: &dyn Fn(&str) -> bool,
-    ) -> Result<(Found, LoadReport)> {
-        let slots: HashMap<&str, usize> =
-            specs.iter().enumerate().map(|(at, spec)| (spec.name.as_str(), at)).collect();
-        let mut report = LoadReport::default();
-        let mut found = Found::new();
+    /// Lists every tensor under the parameter that it is.
+    pub(crate) fn index(&self, name_of: &dyn Fn(&str) -> TensorName) -> Result<Index> {
+        let mut index = Index { found: Found::new(), ignored: Vec::new() };
         for (at, file) in self.files.iter().enumerate() {
-            for (name, view) in file.tensors()?.iter() {
-                let slot = match name_of(name) {
-                    TensorName::Ignored => {
-                        report.ignored.push(name.to_owned());
-                        continue;
-                    }
-                    TensorName::Parameter(parameter) => slots.get(parameter.as_str()).copied(),
-                };
-                let Some((slot, spec)) = slot.and_then(|slot| Some((slot, specs.get(slot)?))) else {
-                    report.unexpected.push(name.to_owned());
+            for name in file.tensors()?.names() {
+                let TensorName::Parameter(parameter) = name_of(name) else {
+                    index.ignored.push(name.to_owned());
                     continue;
                 };
-                let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-                if shape != spec.shape {
-                    report.mismatched.push(format!("{name}: file {shape:?}, model {:?}", spec.shape));
-                }
-                match kind_of(view.dtype()) {
-                    Some(kind) if kind != wanted => {
-                        report.cast.push(format!("{name}: {kind:?} to {wanted:?}"));
-                    }
-                    Some(_) => {}
-                    None => {
-                        report.mismatched.push(format!("{name}: kind {:?} holds no weights", view.dtype()))
-                    }
-                }
-                if let Some((other, _)) = found.insert(slot, (at, name.to_owned())) {
-                    let (first, second) = (self.files[other].path.display(), file.path.display());
+                let entry = Entry { file: at, name: name.to_owned() };
+                if let Some(other) = index.found.insert(parameter, entry) {
+                    let (first, second) = (self.files[other.file].path.display(), file.path.display());
                     let reason = format!("{name} is there twice, in {first} and in {second}");
                     return Err(Error::Shards { path: file.path.clone(), reason });
                 }
             }
         }
-        let missing = specs.iter().enumerate().filter(|(slot, _)| !found.contains_key(slot));
-        (report.initialised, report.missing) =
-            missing.map(|(_, spec)| spec.name.clone()).partition(|name| fresh(name));
-        for names in [&mut report.unexpected, &mut report.mismatched, &mut report.cast, &mut report.ignored] {
-            names.sort();
+        Ok(index)
+    }
+
+    /// The headers of all files.
+    pub(crate) fn headers(&self) -> Result<Headers<'_>> {
+        let files = self.files.iter().map(|file| Ok((file.path.as_path(), file.tensors()?)));
+        Ok(Headers(files.collect::<Result<_>>()?))
+    }
+
+    /// Finds every parameter's tensor, and reports all that does not fit.
+    pub(crate) fn compare(
+        &self,
+        index: Index,
+        specs: &[ParameterSpec],
+        wanted: Kind,
+    ) -> Result<(Found, LoadReport)> {
+        let headers = self.headers()?;
+        let Index { found: mut all, ignored } = index;
+        let mut report = LoadReport { ignored, ..LoadReport::default() };
+        let mut found = Found::new();
+        for spec in specs {
+            let Some(entry) = all.remove(&spec.name) else {
+                report.missing.push(spec.name.clone());
+                continue;
+            };
+            let (view, name) = (headers.view(&entry)?, &entry.name);
+            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+            if shape != spec.shape {
+                report.mismatched.push(format!("{name}: file {shape:?}, model {:?}", spec.shape));
+            }
+            match kind_of(view.dtype()) {
+                Some(kind) if kind != wanted => report.cast.push(format!("{name}: {kind:?} to {wanted:?}")),
+                Some(_) => {}
+                None => {
+                    report.mismatched.push(format!("{name}: kind {:?} holds no weights", view.dtype()));
+                }
+            }
+            found.insert(spec.name.clone(), entry);
         }
+        report.unexpected = all.into_values().map(|entry| entry.name).collect();
         report.loaded = found.len();
-        if !report.is_exact() {
-            return Err(Error::Load { path: self.path.clone(), report: Box::new(report) });
-        }
         Ok((found, report))
     }
 
-    fn copy(&self, found: Found, parameters: &mut Parameters) -> Result<()> {
+    /// The report with its names in order, where the files hold exactly the model's parameters.
+    pub(crate) fn exact(&self, mut report: LoadReport) -> Result<LoadReport> {
+        for names in [&mut report.unexpected, &mut report.mismatched, &mut report.cast, &mut report.ignored] {
+            names.sort();
+        }
+        if !report.is_exact() {
+            return Err(Error::Load { path: self.path.clone(), report: Box::new(report) });
+        }
+        Ok(report)
+    }
+
+    /// Copies the parameters' values out of the files.
+    pub(crate) fn copy(&self, found: &Found, parameters: &mut Parameters) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let views: Vec<SafeTensors<'_>> =
-            self.files.iter().map(MappedFile::tensors).collect::<Result<_>>()?;
-        for (slot, (file, name)) in found {
-            let failed = |source| Error::Safetensors { path: self.files[file].path.clone(), source };
-            let view = views[file].tensor(&name).map_err(failed)?;
-            let value = tensor_of(&view, &parameters.specs()[slot].shape)?;
-            parameters.leaves()[slot].shallow_clone().f_copy_(&value)?;
+        let headers = self.headers()?;
+        for (spec, leaf) in parameters.specs().iter().zip(parameters.leaves()) {
+            if let Some(entry) = found.get(&spec.name) {
+                leaf.shallow_clone().f_copy_(&headers.tensor(entry)?)?;
+            }
         }
         Ok(())
+    }
+}
+
+/// The headers of a checkpoint's files, and through them its tensors.
+pub(crate) struct Headers<'a>(Vec<(&'a Path, SafeTensors<'a>)>);
+
+impl<'a> Headers<'a> {
+    pub(crate) fn view(&self, entry: &Entry) -> Result<TensorView<'a>> {
+        let (path, tensors) = &self.0[entry.file];
+        let failed = |source| Error::Safetensors { path: path.to_path_buf(), source };
+        tensors.tensor(&entry.name).map_err(failed)
+    }
+
+    /// The values of a tensor, copied.
+    pub(crate) fn tensor(&self, entry: &Entry) -> Result<Tensor> {
+        let view = self.view(entry)?;
+        let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+        tensor_of(&view, &shape)
     }
 }
 
@@ -378,7 +432,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-fn tensor_of(view: &safetensors::tensor::TensorView<'_>, shape: &[i64]) -> Result<Tensor> {
+fn tensor_of(view: &TensorView<'_>, shape: &[i64]) -> Result<Tensor> {
     let kind = kind_of(view.dtype()).unwrap_or(Kind::Float);
     Ok(Tensor::f_from_data_size(view.data(), shape, kind)?)
 }
@@ -400,6 +454,7 @@ impl HostTensor {
             Kind::Double => (Dtype::F64, 8),
             Kind::Int64 => (Dtype::I64, 8),
             Kind::Int => (Dtype::I32, 4),
+            Kind::Uint8 => (Dtype::U8, 1),
             other => {
                 return Err(Error::Batch(format!(
                     "tensors of kind {other:?} are not written to safetensors"

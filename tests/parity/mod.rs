@@ -10,7 +10,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 /// Every kind that some crate of the workspace reads or will read; another one is an error.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "causal_lm",
     "generate",
     "logits_processors",
@@ -22,6 +22,7 @@ const KINDS: [&str; 11] = [
     "sequence_classification",
     "seq2seq",
     "chat_template",
+    "nf4_model",
 ];
 
 /// One case: its folder, its `case.json`, its tensors.
@@ -83,7 +84,8 @@ pub(crate) fn for_each(kind: &str, mut check: impl FnMut(&Case) -> bool) {
     }
 }
 
-fn folders() -> Vec<PathBuf> {
+/// The folder of the cases beside this file, and those that the environment names.
+pub(crate) fn folders() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/cases");
     let more = std::env::var_os("PERSONA_PARITY_DIR").unwrap_or_default();
     std::iter::once(own)

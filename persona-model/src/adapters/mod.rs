@@ -165,6 +165,14 @@ pub(crate) fn add_to_base(
     let _no_grad = tch::no_grad_guard();
     let lora = adapters.get(id)?;
     for (at, site) in adapters.sites().iter().enumerate() {
+        let name = format!("{}.weight", site.module);
+        if lora.at(at).is_some() && parameters.quantized().contains_key(&name) {
+            let reason = "is in NF4, which an adapter cannot be added to: keep the adapter beside it, or load the \
+                          weights in float, merge there, and quantise what is saved";
+            return Err(Error::Quantized { tensor: name, reason: reason.to_owned() });
+        }
+    }
+    for (at, site) in adapters.sites().iter().enumerate() {
         let (Some(low_rank), Some(weight)) =
             (lora.at(at), parameters.get(&format!("{}.weight", site.module)))
         else {

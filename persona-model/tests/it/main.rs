@@ -9,10 +9,11 @@ mod adapters;
 mod bad_input;
 mod batches;
 mod causal_lm;
-#[cfg(feature = "hub")]
-mod hub;
 mod encoder_input;
 mod encoders;
+#[cfg(feature = "hub")]
+mod hub;
+mod nf4;
 
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};
