@@ -5,6 +5,7 @@
 //! - [`TextGenerator`] does the same for text; as a `ReplyGenerator` it makes the rejected replies of preference pairs.
 //! - [`SelectThenGenerate`] is PAL's inference: the model says which description matters, its answer is matched back to
 //!   the persona, and the reply is generated with that description highlighted. [`Strategy`] has the paper's others.
+//! - [`greedy`] decodes with an encoder-decoder, whose sources are encoded once.
 //! - [`score_targets`] gives log-probabilities of given replies, for perplexity.
 //!
 //! ```
@@ -32,10 +33,12 @@ mod decoder;
 mod error;
 mod sampling;
 mod select;
+mod seq2seq;
 mod text;
 
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use sampling::DecodeConfig;
 pub use select::{Reply, SelectThenGenerate, Selected, Strategy};
+pub use seq2seq::greedy;
 pub use text::{TargetScore, TextGenerator, score_targets};

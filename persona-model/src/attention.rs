@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::batch::{Batch, Context, Row, causal_mask};
 use crate::cache::LayerCache;
 use crate::error::{Error, Result};
+use crate::position_bias::PositionBias;
 
 /// What one layer's attention is computed with.
 #[derive(Debug, Clone, Copy)]
@@ -30,30 +31,43 @@ pub(crate) fn attend(
     cache: Option<&mut LayerCache>,
     settings: Settings,
 ) -> Result<Tensor> {
+    attend_biased((queries, keys, values), batch, cache, settings, None)
+}
+
+/// As [`attend`], with a bias on the products of queries and keys that also says who attends to whom.
+pub(crate) fn attend_biased(
+    (queries, keys, values): (&Tensor, &Tensor, &Tensor),
+    batch: &Batch,
+    cache: Option<&mut LayerCache>,
+    settings: Settings,
+    bias: Option<&PositionBias>,
+) -> Result<Tensor> {
     let (tokens, heads, head_size) = queries.size3()?;
-    // libtorch's bfloat16 kernel for the CPU keeps compiled code for every length it meets, for good: gigabytes after some
-    // hundred batches. In float32 memory stays flat, and attention is a small part of all products.
-    let widen = |x: &Tensor| {
-        if x.device() == Device::Cpu { x.f_to_kind(Kind::Float) } else { Ok(x.shallow_clone()) }
-    };
     let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
     let attended = match cache {
-        Some(cache) if batch.rows().iter().all(|row| row.len == 1) => {
-            one_token_each(queries, keys, values, batch, cache, settings)?
+        Some(cache) if batch.is_step() => {
+            one_token_each((queries, keys, values), batch, cache, settings, bias)?
         }
-        cache => row_by_row(queries, keys, values, batch, cache, settings)?,
+        cache => row_by_row((queries, keys, values), batch, cache, settings, bias)?,
     };
     Ok(attended.f_reshape([tokens, heads * head_size])?)
 }
 
+/// What attention computes with.
+///
+/// libtorch's bfloat16 kernel for the CPU keeps compiled code for every length it meets, for good: gigabytes after some
+/// hundred batches. In float32 memory stays flat, and attention is a small part of all products.
+pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
+    Ok(if x.device() == Device::Cpu { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() })
+}
+
 /// A row at a time: nothing is padded, and a row's numbers cannot depend on its neighbours.
 fn row_by_row(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     mut cache: Option<&mut LayerCache>,
     settings: Settings,
+    bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     // One split, whose backward joins the rows' gradients once; a narrow per row would fill a whole tensor each time.
     let lens: Vec<i64> = batch.rows().iter().map(|row| row.len as i64).collect();
@@ -81,6 +95,7 @@ fn row_by_row(
                 return Err(Error::Batch(format!("row {at} continues a cache, but no cache was given")));
             }
         };
+        let mask = bias.map(|bias| bias.of_row(row)).transpose()?.or(mask);
         let causal = settings.causal && mask.is_none();
         let query = grouped_queries(&queries[at], key.size4()?.1)?;
         let output = Tensor::f_scaled_dot_product_attention(
@@ -100,12 +115,11 @@ fn row_by_row(
 
 /// All rows at once, one new token each: the step of decoding.
 fn one_token_each(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     cache: &mut LayerCache,
     settings: Settings,
+    bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     let device = batch.device();
     let rows: Vec<i64> = batch
@@ -125,7 +139,9 @@ fn one_token_each(
     let keys = held(&mut cache.keys, keys)?;
     let values = held(&mut cache.values, values)?;
     let ragged = batch.rows().iter().any(|row| row.past + 1 != batch.longest());
-    let mask = if ragged {
+    let mask = if let Some(bias) = bias {
+        Some(bias.of_steps())
+    } else if ragged {
         let index = Tensor::f_arange(longest, (Kind::Int64, device))?;
         Some(index.f_view([1, 1, 1, longest])?.f_le_tensor(&batch.positions.f_view([-1, 1, 1, 1])?)?)
     } else {
@@ -167,7 +183,7 @@ fn shared(keys: &Tensor, queries: &Tensor) -> Result<Tensor> {
 }
 
 /// `[L, H, W]` as the kernel wants it: `[1, H, L, W]`.
-fn heads_first(tensor: &Tensor) -> Result<Tensor> {
+pub(crate) fn heads_first(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.f_transpose(0, 1)?.f_unsqueeze(0)?)
 }
 

@@ -48,6 +48,8 @@ pub struct Batch {
     longest: usize,
     /// For each row the adapter that it is computed with.
     adapters: Option<Vec<Option<AdapterId>>>,
+    /// For each row of targets the source row that it reads.
+    sources: Option<Vec<usize>>,
     token_types: Option<TokenTypes>,
 }
 
@@ -116,22 +118,60 @@ impl Batch {
         Ok(Some(&types.ids))
     }
 
-    /// Causal models have no token types.
+    /// Causal models have no token types, and read no sources.
     pub(crate) fn check_causal(&self) -> Result<()> {
+        self.check_untyped()?;
+        self.check_without_sources()
+    }
+
+    /// Only encoders that read pairs have token types.
+    pub(crate) fn check_untyped(&self) -> Result<()> {
         if self.token_types.is_none() {
             return Ok(());
         }
         Err(Error::Batch("token types are for encoders; this model has none".to_owned()))
     }
 
+    /// Only decoders of encoder-decoders read sources.
+    fn check_without_sources(&self) -> Result<()> {
+        if self.sources.is_none() {
+            return Ok(());
+        }
+        let reason = "sources are for the targets of an encoder-decoder; these rows read none";
+        Err(Error::Batch(reason.to_owned()))
+    }
+
     /// Encoders read every row whole.
     pub(crate) fn check_alone(&self) -> Result<()> {
+        self.check_without_sources()?;
         match self.rows.iter().position(|row| row.context != Context::None) {
             None => Ok(()),
             Some(row) => Err(Error::Batch(format!(
                 "row {row} continues another row or a cache; an encoder reads rows that stand alone"
             ))),
         }
+    }
+
+    /// The same rows as targets of an encoder-decoder, each reading the source row of this list. Several may read one.
+    /// Without a list row i reads source i.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the list has another length than there are rows.
+    pub fn with_sources(mut self, sources: Vec<usize>) -> Result<Self> {
+        if sources.len() != self.rows.len() {
+            return Err(Error::Batch(format!("{} sources for {} rows", sources.len(), self.rows.len())));
+        }
+        self.sources = Some(sources);
+        Ok(self)
+    }
+
+    pub(crate) fn sources(&self) -> Option<&[usize]> {
+        self.sources.as_deref()
+    }
+
+    /// Whether every row adds one token to a cache: the step of decoding.
+    pub(crate) fn is_step(&self) -> bool {
+        self.rows.iter().all(|row| row.len == 1 && matches!(row.context, Context::Cached(_)))
     }
 
     /// Rows that stand alone.
@@ -260,7 +300,16 @@ impl BatchBuilder {
         }
         let ids = Tensor::f_from_slice(&self.ids)?.f_to_device(device)?;
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
-        Ok(Batch { ids, positions, rows: self.rows, masks, longest, adapters: None, token_types: None })
+        Ok(Batch {
+            ids,
+            positions,
+            rows: self.rows,
+            masks,
+            longest,
+            adapters: None,
+            sources: None,
+            token_types: None,
+        })
     }
 }
 

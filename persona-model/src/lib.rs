@@ -3,8 +3,9 @@
 //! - [`Gpt2`] and [`Llama`] are [`CausalLm`]s: a forward gives hidden states, and the head is applied where somebody asks.
 //! - [`Bert`] is an [`Encoder`], whose hidden states a [`Pooling`] makes sentence embeddings of, and
 //!   [`BertClassifier`] a [`Classifier`] of texts and pairs; both are BERT and RoBERTa.
+//! - [`T5`] is an [`EncoderDecoder`]: sources are encoded once, whatever the number of targets that read them.
 //! - A [`Batch`] is one line of tokens without padding, cut into rows that may share a prefix or continue a cache.
-//! - A [`TargetBatch`] scores targets after their prompts, token by token, in float32.
+//! - A [`TargetBatch`] scores targets after their prompts, token by token, in float32; a [`Seq2SeqBatch`] does so for an encoder-decoder.
 //! - [`KvCache`] makes decoding incremental; [`device`] finds CUDA at run time, in the same binary.
 //! - [`LoadOptions`] put the linear layers into NF4, 4.13 bits a weight, under adapters that are trained (QLoRA).
 //! - Weights are safetensors in the Hugging Face layout, loaded strictly ([`LoadReport`]), saved whole or not at all.
@@ -28,8 +29,10 @@ mod attention;
 mod batch;
 mod cache;
 mod config;
+mod cross_attention;
 mod device;
 mod encoder;
+mod encoder_decoder;
 mod error;
 mod gpt2;
 #[cfg(feature = "hub")]
@@ -39,9 +42,12 @@ mod layers;
 mod llama;
 mod model;
 mod parameters;
+mod position_bias;
 mod quantized;
 mod rope;
 mod score;
+mod seq2seq_score;
+mod t5;
 mod weights;
 
 pub use adapters::{AdapterId, Adapters, Layers, Lora, LoraConfig, Targets};
@@ -53,6 +59,7 @@ pub use encoder::{
     Bert, BertClassifier, BertConfig, BertType, Classifier, Encoder, Pooling, classifier_on_encoder,
     load_classifier, load_encoder, unit_length,
 };
+pub use encoder_decoder::{DecoderCache, Encoded, EncoderDecoder, Memory};
 pub use error::{Error, Result};
 pub use gpt2::{Gpt2, Gpt2Config};
 #[cfg(feature = "hub")]
@@ -65,4 +72,6 @@ pub use parameters::{Init, ParameterSpec, Parameters};
 pub use quantized::{LoadOptions, Nf4, Nf4Weight};
 pub use rope::{RopeParameters, RopeType};
 pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};
+pub use seq2seq_score::{Seq2SeqBatch, Seq2SeqBatchBuilder};
+pub use t5::{T5, T5Config};
 pub use weights::{LoadReport, TensorName, load, read_tensors, write_atomically, write_tensors};

@@ -15,10 +15,60 @@ pub struct TargetBatch {
     batch: Batch,
     /// Index into the batch's tokens of the token that predicts each target token, `[M]`.
     predicted_at: Tensor,
-    /// The target tokens, `[M]`.
+    targets: TargetTokens,
+}
+
+/// The target tokens of several sequences, one sequence after another.
+#[derive(Debug)]
+pub(crate) struct TargetTokens {
+    /// `[M]`.
     ids: Tensor,
     /// The target tokens of each sequence.
     lens: Vec<usize>,
+}
+
+impl TargetTokens {
+    /// Checks the tokens and puts them on a device.
+    pub(crate) fn new(ids: &[i64], lens: Vec<usize>, limits: Limits, device: Device) -> Result<Self> {
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= limits.vocabulary) {
+            let mut end = 0;
+            let row = lens.iter().position(|len| {
+                end += len;
+                ids[end - len..end].contains(&id)
+            });
+            return Err(Error::Vocabulary {
+                id: id as u32,
+                row: row.unwrap_or(0),
+                vocabulary: limits.vocabulary,
+            });
+        }
+        Ok(Self { ids: Tensor::f_from_slice(ids)?.f_to_device(device)?, lens })
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lens.iter().sum()
+    }
+
+    pub(crate) fn lens(&self) -> &[usize] {
+        &self.lens
+    }
+
+    /// The log-probability of every token, `[M]`, under the logits that predict it, `[M, V]`.
+    pub(crate) fn log_probs(&self, logits: &Tensor) -> Result<Tensor> {
+        token_log_probs(logits, &self.ids)
+    }
+
+    /// Sums per sequence, `[S]`, of one number per token, `[M]`.
+    pub(crate) fn sums(&self, per_token: &Tensor) -> Result<Tensor> {
+        if per_token.numel() != self.count() {
+            let (got, want) = (per_token.numel(), self.count());
+            return Err(Error::Batch(format!("{got} values for {want} target tokens")));
+        }
+        let lens: Vec<i64> = self.lens.iter().map(|&len| len as i64).collect();
+        let parts = per_token.f_split_with_sizes(lens.as_slice(), 0)?;
+        let sums: Vec<Tensor> = parts.iter().map(|part| part.f_sum(Kind::Float)).collect::<Result<_, _>>()?;
+        Ok(Tensor::f_stack(&sums, 0)?)
+    }
 }
 
 /// Collects prompts and targets of a [`TargetBatch`].
@@ -79,23 +129,10 @@ impl TargetBatchBuilder {
         if let Some(problem) = self.problem {
             return Err(Error::Batch(problem));
         }
-        if let Some(&id) = self.ids.iter().find(|&&id| id as usize >= limits.vocabulary) {
-            let mut end = 0;
-            let row = self.lens.iter().position(|len| {
-                end += len;
-                self.ids[end - len..end].contains(&id)
-            });
-            return Err(Error::Vocabulary {
-                id: id as u32,
-                row: row.unwrap_or(0),
-                vocabulary: limits.vocabulary,
-            });
-        }
         Ok(TargetBatch {
             batch: self.batch.build(limits, device)?,
             predicted_at: Tensor::f_from_slice(&self.predicted_at)?.f_to_device(device)?,
-            ids: Tensor::f_from_slice(&self.ids)?.f_to_device(device)?,
-            lens: self.lens,
+            targets: TargetTokens::new(&self.ids, self.lens, limits, device)?,
         })
     }
 }
@@ -104,13 +141,13 @@ impl TargetBatch {
     /// The number of target tokens M.
     #[must_use]
     pub fn target_tokens(&self) -> usize {
-        self.lens.iter().sum()
+        self.targets.count()
     }
 
     /// The number of target tokens of each sequence, in the order in which they were added.
     #[must_use]
     pub fn lens(&self) -> &[usize] {
-        &self.lens
+        self.targets.lens()
     }
 
     /// The log-probability of every target token, `[M]` in float32, sequence after sequence.
@@ -120,7 +157,7 @@ impl TargetBatch {
     pub fn log_probs(&self, model: &dyn CausalLm, train: bool) -> Result<Tensor> {
         let hidden = model.hidden(&self.batch, None, train)?;
         let logits = model.logits(&hidden.f_index_select(0, &self.predicted_at)?)?;
-        token_log_probs(&logits, &self.ids)
+        self.targets.log_probs(&logits)
     }
 
     /// Sums per sequence, `[S]`, of one number per target token, `[M]`.
@@ -128,14 +165,7 @@ impl TargetBatch {
     /// # Errors
     /// libtorch's; [`Error::Batch`] when `per_token` has another length.
     pub fn sums(&self, per_token: &Tensor) -> Result<Tensor> {
-        if per_token.numel() != self.target_tokens() {
-            let (got, want) = (per_token.numel(), self.target_tokens());
-            return Err(Error::Batch(format!("{got} values for {want} target tokens")));
-        }
-        let lens: Vec<i64> = self.lens.iter().map(|&len| len as i64).collect();
-        let parts = per_token.f_split_with_sizes(lens.as_slice(), 0)?;
-        let sums: Vec<Tensor> = parts.iter().map(|part| part.f_sum(Kind::Float)).collect::<Result<_, _>>()?;
-        Ok(Tensor::f_stack(&sums, 0)?)
+        self.targets.sums(per_token)
     }
 }
 

@@ -21,6 +21,8 @@ pub enum TensorName {
     Parameter(String),
     /// Known and not needed: a buffer, or a copy of a tied weight.
     Ignored,
+    /// A copy of the parameter of this name: not needed where the values are equal, refused where they differ.
+    CopyOf(String),
 }
 
 /// What loading a checkpoint found. Loading is strict: anything missing, unexpected or of another shape is an error that
@@ -136,6 +138,16 @@ pub(crate) fn load_partly(
     Ok((parameters, report))
 }
 
+/// Whether the safetensors of a folder, or one file, hold a tensor of this name.
+pub(crate) fn holds(path: &Path, name: &str) -> Result<bool> {
+    for file in &Checkpoint::open(path)?.files {
+        if file.tensors()?.tensor(name).is_ok() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The files of a checkpoint, mapped into memory.
 pub(crate) struct Checkpoint {
     path: PathBuf,
@@ -155,6 +167,8 @@ pub(crate) type Found = BTreeMap<String, Entry>;
 /// What the files hold.
 pub(crate) struct Index {
     pub(crate) found: Found,
+    /// Tensors that should hold the same values as a parameter, each with the parameter's name.
+    copies: Vec<(String, Entry)>,
     ignored: Vec<String>,
 }
 
@@ -166,14 +180,21 @@ impl Checkpoint {
 
     /// Lists every tensor under the parameter that it is.
     pub(crate) fn index(&self, name_of: &dyn Fn(&str) -> TensorName) -> Result<Index> {
-        let mut index = Index { found: Found::new(), ignored: Vec::new() };
+        let mut index = Index { found: Found::new(), copies: Vec::new(), ignored: Vec::new() };
         for (at, file) in self.files.iter().enumerate() {
             for name in file.tensors()?.names() {
-                let TensorName::Parameter(parameter) = name_of(name) else {
-                    index.ignored.push(name.to_owned());
-                    continue;
-                };
                 let entry = Entry { file: at, name: name.to_owned() };
+                let parameter = match name_of(name) {
+                    TensorName::Parameter(parameter) => parameter,
+                    TensorName::CopyOf(parameter) => {
+                        index.copies.push((parameter, entry));
+                        continue;
+                    }
+                    TensorName::Ignored => {
+                        index.ignored.push(name.to_owned());
+                        continue;
+                    }
+                };
                 if let Some(other) = index.found.insert(parameter, entry) {
                     let (first, second) = (self.files[other.file].path.display(), file.path.display());
                     let reason = format!("{name} is there twice, in {first} and in {second}");
@@ -198,7 +219,7 @@ impl Checkpoint {
         wanted: Kind,
     ) -> Result<(Found, LoadReport)> {
         let headers = self.headers()?;
-        let Index { found: mut all, ignored } = index;
+        let Index { found: mut all, copies, ignored } = index;
         let mut report = LoadReport { ignored, ..LoadReport::default() };
         let mut found = Found::new();
         for spec in specs {
@@ -219,6 +240,17 @@ impl Checkpoint {
                 }
             }
             found.insert(spec.name.clone(), entry);
+        }
+        for (parameter, copy) in copies {
+            if let Some(original) = found.get(&parameter) {
+                let (one, other) = (headers.view(original)?, headers.view(&copy)?);
+                let same = one.dtype() == other.dtype() && one.shape() == other.shape();
+                if !same || one.data() != other.data() {
+                    let (name, original) = (&copy.name, &original.name);
+                    report.mismatched.push(format!("{name}: differs from {original}, which it should copy"));
+                }
+            }
+            report.ignored.push(copy.name);
         }
         report.unexpected = all.into_values().map(|entry| entry.name).collect();
         report.loaded = found.len();

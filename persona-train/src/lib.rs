@@ -3,7 +3,7 @@
 //! An [`Objective`] turns a batch into a numerator, a count and what to log; [`Trainer`] does the rest: the order of
 //! examples, gradient accumulation, [`AdamW`] over one flat buffer, the schedule, evaluations, early stopping, the log,
 //! and checkpoints from which a killed run continues to the same bytes. [`NextToken`] is stage 1 of PAL (Li et al. 2025):
-//! the two tasks in one shuffled pool.
+//! the two tasks in one shuffled pool; [`Seq2Seq`] is the same for encoder-decoders.
 //!
 //! ```
 //! use persona_data::{EncodedExample, Task};
@@ -29,6 +29,8 @@ mod error;
 mod next_token;
 mod objective;
 mod order;
+mod seq2seq;
+mod tasks;
 mod trainer;
 
 pub use adamw::{AdamW, gradient_norm};
@@ -38,4 +40,5 @@ pub use error::{Error, Result};
 pub use next_token::NextToken;
 pub use objective::{Contribution, Evaluator, Mean, Objective, Observer, StepRecord};
 pub use order::Order;
+pub use seq2seq::Seq2Seq;
 pub use trainer::{End, Outcome, Trainer, evaluate};

@@ -7,3 +7,4 @@ mod parity;
 
 mod decoding;
 mod selecting;
+mod seq2seq;

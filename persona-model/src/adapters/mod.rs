@@ -37,6 +37,8 @@ pub struct Adapters {
     trained: Option<AdapterId>,
     /// The matrices of several adapters in one, for batches that mix them; made when first needed.
     stack: RefCell<Option<Stack>>,
+    /// PEFT's name of what the model does, where that is not causal language modelling.
+    task: Option<&'static str>,
 }
 
 impl Adapters {
@@ -44,11 +46,19 @@ impl Adapters {
         Self { sites, ..Self::default() }
     }
 
+    /// Fresh adapters are saved with PEFT's `task_type` of this name.
+    pub(crate) fn set_task(&mut self, task: &'static str) {
+        self.task = Some(task);
+    }
+
     /// Adds a fresh adapter, which changes nothing until it is trained. A is drawn from `seed`.
     ///
     /// # Errors
     /// [`Error::Config`] for settings out of range or targets that match no linear layer.
-    pub fn add(&mut self, config: LoraConfig, seed: u64, device: Device) -> Result<AdapterId> {
+    pub fn add(&mut self, mut config: LoraConfig, seed: u64, device: Device) -> Result<AdapterId> {
+        if let Some(task) = self.task {
+            config.other.entry("task_type").or_insert_with(|| task.into());
+        }
         let lora = Lora::new(config, &self.sites, seed, device)?;
         Ok(self.hold(lora))
     }

@@ -14,6 +14,8 @@ mod encoders;
 #[cfg(feature = "hub")]
 mod hub;
 mod nf4;
+mod seq2seq;
+mod seq2seq_files;
 
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};

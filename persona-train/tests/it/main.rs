@@ -7,6 +7,7 @@ mod parity;
 
 mod bad_input;
 mod resume;
+mod seq2seq;
 mod steps;
 mod training;
 
