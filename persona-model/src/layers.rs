@@ -135,18 +135,6 @@ enum Weight {
     Nf4(Nf4Weight),
 }
 
-impl Weight {
-    /// `[in, out]` in `kind`. What NF4 is read back to lives as long as the product needs it: without gradients until
-    /// the product is made, with them until the backward pass is done.
-    fn matrix(&self, kind: Kind) -> Result<Tensor> {
-        Ok(match self {
-            Self::Float(weight, Layout::InOut) => weight.f_to_kind(kind)?,
-            Self::Float(weight, Layout::OutIn) => weight.f_to_kind(kind)?.f_tr()?,
-            Self::Nf4(weight) => weight.dequantize(kind)?.f_tr()?,
-        })
-    }
-}
-
 impl Linear {
     pub(crate) fn new(leaves: &Leaves<'_>, layout: Layout) -> Result<Self> {
         let weight = match leaves.quantized("weight") {
@@ -166,10 +154,17 @@ impl Linear {
     /// `x [N, in]`, computed in `kind`; returns `[N, out]`.
     pub(crate) fn forward(&self, x: &Tensor, kind: Kind, adapters: &Plan<'_>) -> Result<Tensor> {
         let x = x.f_to_kind(kind)?;
-        let weight = self.weight.matrix(kind)?;
-        let output = match &self.bias {
-            Some(bias) => bias.f_to_kind(kind)?.f_addmm(&x, &weight)?,
-            None => x.f_mm(&weight)?,
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
+        let output = match &self.weight {
+            Weight::Nf4(weight) => weight.product(&x, bias.as_ref())?,
+            Weight::Float(weight, layout) => {
+                let weight = weight.f_to_kind(kind)?;
+                let weight = if *layout == Layout::InOut { weight } else { weight.f_tr()? };
+                match bias {
+                    Some(bias) => bias.f_addmm(&x, &weight)?,
+                    None => x.f_mm(&weight)?,
+                }
+            }
         };
         adapters.add(self.site, &x, output)
     }

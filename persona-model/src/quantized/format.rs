@@ -144,10 +144,13 @@ fn quantize_block(block: &[f32], packed: &mut [u8]) -> f32 {
             *scaled = (weight / scale).clamp(-1.0, 1.0);
         }
     }
+    // A value's level is the number of midpoints below it, counted for so few values that they stay in registers.
     let mut levels = [0u32; BLOCK];
-    for midpoint in MIDPOINTS {
-        for (level, scaled) in levels.iter_mut().zip(&scaled) {
-            *level += u32::from(*scaled > midpoint);
+    for (levels, scaled) in levels.as_chunks_mut::<16>().0.iter_mut().zip(scaled.as_chunks::<16>().0) {
+        for midpoint in MIDPOINTS {
+            for (level, scaled) in levels.iter_mut().zip(scaled) {
+                *level += u32::from(*scaled > midpoint);
+            }
         }
     }
     for (byte, pair) in packed.iter_mut().zip(levels.chunks_exact(2)) {
@@ -234,11 +237,17 @@ impl Number for Bf16 {
     }
 }
 
-/// Reads weights back: each its level times the scale of its block of `block` weights, which is even.
-pub(crate) fn dequantize<N: Number>(packed: &[u8], scales: Scales<'_>, block: usize, out: &mut [N]) {
+/// Reads weights back, from a block on: each its level times the scale of its block of `block` weights, which is even.
+pub(crate) fn dequantize<N: Number>(
+    packed: &[u8],
+    scales: Scales<'_>,
+    (block, first): (usize, usize),
+    out: &mut [N],
+) {
+    let packed = packed.get(first * block / 2..).unwrap_or_default();
     let spans = out.chunks_mut(SPAN).zip(packed.chunks(SPAN / 2)).enumerate();
     share(spans.collect(), |(span, (out, packed))| {
-        let first = span * SPAN / block;
+        let first = first + span * SPAN / block;
         for (at, (out, packed)) in out.chunks_mut(block).zip(packed.chunks(block / 2)).enumerate() {
             let scale = scales.at(first + at);
             let mut pairs = out.chunks_exact_mut(2);
@@ -260,7 +269,7 @@ mod tests {
     fn both(weights: &[f32]) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
         let (packed, scales) = quantize(weights).unwrap();
         let mut out = vec![9.0; weights.len()];
-        dequantize(&packed, Scales::Plain(&scales), BLOCK, &mut out);
+        dequantize(&packed, Scales::Plain(&scales), (BLOCK, 0), &mut out);
         (packed, scales, out)
     }
 

@@ -40,6 +40,10 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     /// Parameters in `kind`, the linear layers of the blocks in NF4 with double quantisation.
+    ///
+    /// Scoring and decoding hold the 4-bit weights and read one of them back at a time. A training step holds all that it
+    /// has read back until its backward pass is done, in the kind of the products: 2 bytes a weight in bfloat16, 4 in
+    /// float32.
     #[must_use]
     pub fn nf4(kind: Kind) -> Self {
         Self { kind, quantize: Some(Nf4::default()) }

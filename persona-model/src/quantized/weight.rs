@@ -68,6 +68,9 @@ impl Tables {
     }
 }
 
+/// Tokens up to which reading the weights back costs more than the product.
+const FEW: i64 = 64;
+
 impl Nf4Weight {
     /// Quantises a matrix `[out, in]` of any floating-point kind; the result is on its device.
     ///
@@ -147,16 +150,61 @@ impl Nf4Weight {
         if self.packed.device() != Device::Cpu {
             return Ok(self.dequantize_by_operations()?.f_to_kind(kind)?);
         }
+        self.rows(0, self.shape[0], kind)
+    }
+
+    /// `x [N, in]` times the transposed matrix, plus a bias `[out]`: `[N, out]`, all of the kind of `x`.
+    ///
+    /// For few tokens on the CPU without a gradient, as in decoding, the matrix is read back some rows at a time, which
+    /// stay in the processor's cache. Otherwise it is read back whole, and lives until the product is made; where `x` has
+    /// a gradient, libtorch keeps it until the backward pass is done.
+    pub(crate) fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let [outputs, _] = self.shape;
+        let (tokens, tile) = (x.size2()?.0, self.tile());
+        if x.requires_grad() || x.device() != Device::Cpu || tokens > FEW || tile >= outputs {
+            let weight = self.dequantize(x.kind())?.f_tr()?;
+            return Ok(match bias {
+                Some(bias) => bias.f_addmm(x, &weight)?,
+                None => x.f_mm(&weight)?,
+            });
+        }
+        let _no_grad = tch::no_grad_guard();
+        let product = Tensor::f_empty([tokens, outputs], (x.kind(), x.device()))?;
+        let mut first = 0;
+        while first < outputs {
+            let rows = tile.min(outputs - first);
+            let weight = self.rows(first, rows, x.kind())?.f_tr()?;
+            let part = product.f_narrow(1, first, rows)?;
+            match bias {
+                Some(bias) => drop(bias.f_narrow(0, first, rows)?.f_addmm_out(&part, x, &weight)?),
+                None => drop(x.f_mm_out(&part, &weight)?),
+            }
+            first += rows;
+        }
+        Ok(product)
+    }
+
+    /// Rows that are read back at a time: they start with a block.
+    fn tile(&self) -> i64 {
+        const WEIGHTS: i64 = 1 << 20;
+        let (inputs, block) = (self.shape[1].max(1), self.block as i64);
+        // A block is a power of two.
+        let step = (block >> inputs.trailing_zeros().min(block.trailing_zeros())).max(1);
+        (WEIGHTS / inputs / step).max(1) * step
+    }
+
+    /// Rows of the matrix from `first` on, which starts a block, in main memory.
+    fn rows(&self, first: i64, rows: i64, kind: Kind) -> Result<Tensor> {
         match kind {
-            Kind::Float => self.dequantize_on_cpu::<f32>(kind),
-            Kind::BFloat16 => self.dequantize_on_cpu::<Bf16>(kind),
-            _ => Ok(self.dequantize_on_cpu::<f32>(Kind::Float)?.f_to_kind(kind)?),
+            Kind::Float => self.rows_of::<f32>(first, rows, kind),
+            Kind::BFloat16 => self.rows_of::<Bf16>(first, rows, kind),
+            _ => Ok(self.rows_of::<f32>(first, rows, Kind::Float)?.f_to_kind(kind)?),
         }
     }
 
     /// One threaded pass. `kind` is that of `N`.
-    fn dequantize_on_cpu<N: Number>(&self, kind: Kind) -> Result<Tensor> {
-        let mut out = Tensor::f_empty(self.shape, (kind, Device::Cpu))?;
+    fn rows_of<N: Number>(&self, first: i64, rows: i64, kind: Kind) -> Result<Tensor> {
+        let mut out = Tensor::f_empty([rows, self.shape[1]], (kind, Device::Cpu))?;
         let scales = match &self.scales {
             HeldScales::Plain(scales) => Scales::Plain(host_slice(scales)),
             HeldScales::Double { codes, largest, map, offset, block } => Scales::Double {
@@ -167,7 +215,8 @@ impl Nf4Weight {
                 block: *block,
             },
         };
-        format::dequantize(host_slice(&self.packed), scales, self.block, host_slice_mut::<N>(&mut out));
+        let place = (self.block, (first * self.shape[1]) as usize / self.block);
+        format::dequantize(host_slice(&self.packed), scales, place, host_slice_mut::<N>(&mut out));
         Ok(out)
     }
 
@@ -265,6 +314,28 @@ mod tests {
                 assert_eq!(pass, weight.dequantize_by_operations().unwrap());
                 assert_eq!(pass.to_kind(Kind::BFloat16), weight.dequantize(Kind::BFloat16).unwrap());
                 assert_eq!(pass.to_kind(Kind::Half), weight.dequantize(Kind::Half).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_tiles_and_of_the_whole_agree() {
+        for (rows, columns) in [(1200, 2048), (3000, 1030), (2100, 1001)] {
+            let weight = Nf4Weight::quantize(&matrix(rows, columns), Nf4::default()).unwrap();
+            assert!(weight.tile() < rows && weight.tile() * columns % 64 == 0);
+            let bias = matrix(1, rows).view(-1);
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let x = matrix(3, columns).to_kind(kind);
+                let whole = x.mm(&weight.dequantize(kind).unwrap().tr());
+                let largest = whole.abs().max().double_value(&[]);
+                let tolerance = largest * if kind == Kind::Float { 1e-5 } else { 0.01 };
+                for bias in [None, Some(bias.to_kind(kind))] {
+                    let product = weight.product(&x, bias.as_ref()).unwrap();
+                    let expected = bias.map_or(whole.shallow_clone(), |bias| &whole + bias);
+                    assert_eq!((product.kind(), product.size()), (kind, expected.size()));
+                    let off = (product - &expected).abs().max().double_value(&[]);
+                    assert!(off <= tolerance, "{off} beside {expected:?}");
+                }
             }
         }
     }
