@@ -15,6 +15,7 @@ const KINDS: [&str; 12] = [
     "generate",
     "logits_processors",
     "lora",
+    "modules_to_save",
     "prompt_tuning",
     "dpo",
     "training",
