@@ -34,6 +34,17 @@ pub struct Row {
     pub past: usize,
 }
 
+impl Row {
+    /// Whether nothing of the row's text comes before its first token.
+    pub(crate) fn begins(&self) -> bool {
+        match self.context {
+            Context::None => true,
+            Context::Row(_) => false,
+            Context::Cached(_) => self.past == 0,
+        }
+    }
+}
+
 /// Tokens of several rows in one line, with their positions and who attends to whom.
 ///
 /// # Shapes
@@ -186,6 +197,41 @@ impl Batch {
         builder.build(limits, device)
     }
 
+    /// Gives rows their positions, and their masks where they continue another row.
+    fn lay_out(ids: Tensor, rows: Vec<Row>, most: usize, device: Device) -> Result<Self> {
+        let mut positions = Vec::with_capacity(rows.iter().map(|row| row.len).sum());
+        let mut masks = Vec::with_capacity(rows.len());
+        let mut longest = 0;
+        for (at, row) in rows.iter().enumerate() {
+            let length = row.past.saturating_add(row.len);
+            longest = longest.max(length);
+            if length > most {
+                return Err(Error::TooLong { row: at, length, positions: most });
+            }
+            positions.extend((row.past..length).map(|position| position as i64));
+            masks.push(match row.context {
+                Context::Row(_) => Some(causal_mask(row.len, row.past, device)?),
+                Context::None | Context::Cached(_) => None,
+            });
+        }
+        let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
+        Ok(Self { ids, positions, rows, masks, longest, adapters: None, sources: None, token_types: None })
+    }
+
+    /// The batch with virtual tokens before its texts, for each row so many: a row that begins its text gets them as its
+    /// first tokens, any other has them in its context. `ids` stay those of the text alone.
+    pub(crate) fn behind(&self, virtual_tokens: &[usize], most: usize) -> Result<Self> {
+        let mut start = 0;
+        let rows = self.rows.iter().zip(virtual_tokens).map(|(row, &before)| {
+            let (past, len) =
+                if row.begins() { (row.past, row.len + before) } else { (row.past + before, row.len) };
+            start += len;
+            Row { start: start - len, len, past, context: row.context }
+        });
+        let laid_out = Self::lay_out(self.ids.shallow_clone(), rows.collect(), most, self.device())?;
+        Ok(Self { adapters: self.adapters.clone(), ..laid_out })
+    }
+
     /// The rows, in the order in which they were added.
     #[must_use]
     pub fn rows(&self) -> &[Row] {
@@ -266,50 +312,25 @@ impl BatchBuilder {
         if self.rows.is_empty() {
             return Err(Error::Batch("no rows".to_owned()));
         }
-        let mut positions = Vec::with_capacity(self.ids.len());
-        let mut masks = Vec::with_capacity(self.rows.len());
-        let mut longest = 0;
         for (at, row) in self.rows.iter().enumerate() {
             if row.len == 0 {
                 return Err(Error::Batch(format!("row {at} has no tokens")));
-            }
-            let length = row.past.saturating_add(row.len);
-            longest = longest.max(length);
-            if length > limits.positions {
-                return Err(Error::TooLong { row: at, length, positions: limits.positions });
             }
             for &id in &self.ids[row.start..row.start + row.len] {
                 if id as usize >= limits.vocabulary {
                     return Err(Error::Vocabulary { id: id as u32, row: at, vocabulary: limits.vocabulary });
                 }
             }
-            positions.extend((row.past..length).map(|position| position as i64));
-            masks.push(match row.context {
-                Context::Row(of) => {
-                    let whole =
-                        self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None);
-                    if !whole {
-                        return Err(Error::Batch(format!(
-                            "row {at} continues row {of}, which must be an earlier row without a context"
-                        )));
-                    }
-                    Some(causal_mask(row.len, row.past, device)?)
-                }
-                Context::None | Context::Cached(_) => None,
-            });
+            if let Context::Row(of) = row.context
+                && !self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None)
+            {
+                return Err(Error::Batch(format!(
+                    "row {at} continues row {of}, which must be an earlier row without a context"
+                )));
+            }
         }
         let ids = Tensor::f_from_slice(&self.ids)?.f_to_device(device)?;
-        let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
-        Ok(Batch {
-            ids,
-            positions,
-            rows: self.rows,
-            masks,
-            longest,
-            adapters: None,
-            sources: None,
-            token_types: None,
-        })
+        Batch::lay_out(ids, self.rows, limits.positions, device)
     }
 }
 

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 pub struct KvCache {
     layers: Vec<LayerCache>,
     lengths: Vec<usize>,
+    /// How many virtual tokens of a soft prompt each row holds before those that `lengths` counts.
+    virtual_tokens: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -39,10 +41,10 @@ impl KvCache {
         let layers = (0..shape.layers)
             .map(|_| Ok(LayerCache { keys: make()?, values: make()? }))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, lengths: vec![0; rows] })
+        Ok(Self { layers, lengths: vec![0; rows], virtual_tokens: vec![0; rows] })
     }
 
-    /// How many tokens each row holds.
+    /// How many tokens each row holds. The virtual tokens of a soft prompt are held too, and not counted.
     #[must_use]
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
@@ -60,6 +62,7 @@ impl KvCache {
                 self.lengths.len()
             )));
         };
+        self.virtual_tokens = rows.iter().map(|&row| self.virtual_tokens[row]).collect();
         let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         for layer in &mut self.layers {
             let index = Tensor::f_from_slice(&index)?.f_to_device(layer.keys.device())?;
@@ -74,8 +77,14 @@ impl KvCache {
         self.layers.get_mut(index)
     }
 
-    /// Checks that the batch continues this cache, and makes room for its tokens.
-    pub(crate) fn prepare(&mut self, batch: &Batch) -> Result<()> {
+    /// How many virtual tokens a row holds.
+    pub(crate) fn virtual_tokens(&self, row: usize) -> usize {
+        self.virtual_tokens.get(row).copied().unwrap_or(0)
+    }
+
+    /// Checks that the batch continues this cache, and makes room for its tokens and for the virtual tokens before each
+    /// row; none stand before rows beyond that list.
+    pub(crate) fn prepare(&mut self, batch: &Batch, virtual_tokens: &[usize]) -> Result<()> {
         let mut seen = vec![false; self.lengths.len()];
         let mut room = 0;
         for (at, row) in batch.rows().iter().enumerate() {
@@ -100,7 +109,9 @@ impl KvCache {
             if std::mem::replace(&mut seen[cached], true) {
                 return Err(Error::Batch(format!("cache row {cached} is continued twice")));
             }
-            room = room.max(row.past + row.len);
+            let before = virtual_tokens.get(at).copied().unwrap_or(0);
+            self.virtual_tokens[cached] = before;
+            room = room.max(before + row.past + row.len);
         }
         for layer in &mut self.layers {
             let have = layer.keys.size4()?.2 as usize;

@@ -141,6 +141,21 @@ pub enum Error {
     #[error("{0:?} is not held by this model; was it removed, or is it another model's?")]
     Adapter(AdapterId),
 
+    /// An adapter's own embeddings have another number of rows than the model's.
+    #[error(
+        "{path}: {tensor} has {file} rows, the model's vocabulary {model}; resize the model's embeddings to {file} first (resize_embeddings)"
+    )]
+    EmbeddingRows {
+        /// The adapter's file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its rows.
+        file: usize,
+        /// The rows of the model's embeddings.
+        model: usize,
+    },
+
     /// A batch cannot be built or used as asked.
     #[error("batch: {0}")]
     Batch(String),

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::{Base, Module};
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
@@ -19,6 +20,7 @@ use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
 use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::quantized::{self, LoadOptions};
+use crate::resize::{self, Resize};
 use crate::weights::{LoadReport, TensorName};
 
 /// `config.json` of a GPT-2, with Hugging Face's keys and defaults. Keys that are not known here are kept and written
@@ -295,7 +297,14 @@ impl Gpt2 {
         let wte = leaves.get("wte.weight")?;
         let head = if config.tie_word_embeddings { wte.shallow_clone() } else { root.get("lm_head.weight")? };
         let (wpe, ln_f) = (leaves.get("wpe.weight")?, norm("ln_f".to_owned())?);
-        let state = ModelState::new(parameters, sites.into_inner());
+        let base = Base {
+            embedding: Module::new("transformer.wte", &wte),
+            head: Module::new("lm_head", &head),
+            tied: config.tie_word_embeddings,
+            layers: config.n_layer,
+            positions: config.n_positions,
+        };
+        let state = ModelState::new(parameters, sites.into_inner()).over(base);
         Ok(Self { config, state, wte, wpe, blocks, ln_f, head })
     }
 
@@ -329,7 +338,9 @@ impl Model for Gpt2 {
 
 impl CausalLm for Gpt2 {
     fn limits(&self) -> Limits {
-        Limits { vocabulary: self.config.vocab_size, positions: self.config.n_positions }
+        let virtual_tokens = self.state.adapters.virtual_tokens();
+        let positions = self.config.n_positions.saturating_sub(virtual_tokens);
+        Limits { vocabulary: self.config.vocab_size, positions }
     }
 
     fn cache_shape(&self) -> CacheShape {
@@ -343,17 +354,16 @@ impl CausalLm for Gpt2 {
 
     fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
         batch.check_causal()?;
-        if let Some(cache) = cache.as_deref_mut() {
-            cache.prepare(batch)?;
-        }
         let kind = self.state.compute_kind();
-        let plan = &self.state.adapters.plan(batch, train)?;
+        let adapters = &self.state.adapters;
+        let input = adapters.input(&self.wte, self.config.n_positions, batch, cache.as_deref_mut())?;
+        let batch = input.batch();
+        let plan = &adapters.plan(batch, train)?;
         let config = &self.config;
         let drop =
             |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
-        let words = Tensor::f_embedding(&self.wte, &batch.ids, -1, false, false)?;
         let places = Tensor::f_embedding(&self.wpe, &batch.positions, -1, false, false)?;
-        let mut x = drop(words.f_add(&places)?.f_to_kind(Kind::Float)?, config.embd_pdrop)?;
+        let mut x = drop(input.words.f_add(&places)?.f_to_kind(Kind::Float)?, config.embd_pdrop)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let qkv = block.attention.c_attn.forward(&block.ln_1.forward(&x)?, kind, plan)?;
             let qkv = qkv.f_view([qkv.size2()?.0, 3, block.attention.heads, -1])?.f_unbind(1)?;
@@ -373,15 +383,29 @@ impl CausalLm for Gpt2 {
             let inner = config.activation_function.apply(&inner)?;
             x = x.f_add(&drop(block.mlp.c_proj.forward(&inner, kind, plan)?, config.resid_pdrop)?)?;
         }
-        if let Some(cache) = cache {
-            cache.advance(batch);
-        }
-        self.ln_f.forward(&x)
+        input.advance(cache);
+        self.ln_f.forward(&input.text(x)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let kind = self.state.compute_kind();
-        let logits = hidden.f_to_kind(kind)?.f_matmul(&self.head.f_to_kind(kind)?.f_tr()?)?;
+        let head = self.state.adapters.head().unwrap_or(&self.head);
+        let logits = hidden.f_to_kind(kind)?.f_matmul(&head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
+    }
+
+    fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()> {
+        if vocabulary == self.config.vocab_size {
+            return Ok(());
+        }
+        resize::check(&self.config, self.config.vocab_size, vocabulary, how)?;
+        let config = Gpt2Config { vocab_size: vocabulary, ..self.config.clone() };
+        config.validate()?;
+        let deviation = config.initializer_range;
+        let parameters = self.state.parameters.resized(config.specs(), how, deviation)?;
+        let mut resized = Self::assemble(config, parameters)?;
+        resized.state.take_over(&mut self.state, how, deviation)?;
+        *self = resized;
+        Ok(())
     }
 }

@@ -12,28 +12,41 @@ use crate::gpt2::Gpt2;
 use crate::llama::Llama;
 use crate::model::Model;
 use crate::quantized::LoadOptions;
+use crate::resize::Resize;
 use crate::weights::LoadReport;
 
 /// A causal language model: hidden states first, the head only where somebody asks for it.
 pub trait CausalLm: Model {
-    /// The vocabulary and the positions.
+    /// The vocabulary, and the positions that the active adapter's virtual tokens leave.
     fn limits(&self) -> Limits;
 
     /// What a cache for this model looks like.
     fn cache_shape(&self) -> CacheShape;
 
     /// The last hidden states `[N, D]` in float32 of the batch's N tokens. With a cache, rows continue what it holds and
-    /// are added to it. `train` switches dropout on, drawn from libtorch's generator: seed it first.
+    /// are added to it. The virtual tokens of a soft prompt are computed before a row without a context and before one
+    /// that starts its cache, which then holds them; N, `past` and the cache's lengths count the text alone. `train` switches dropout on, drawn from libtorch's generator: seed it first.
     ///
     /// # Errors
-    /// libtorch's; [`Error::Batch`](crate::Error::Batch) where batch and cache do not belong together.
+    /// libtorch's; [`Error::Batch`](crate::Error::Batch) where batch and cache do not belong together, and where rows are
+    /// to have the own modules of different adapters; [`Error::TooLong`](crate::Error::TooLong) for a row that virtual
+    /// tokens leave no room for.
     fn hidden(&self, batch: &Batch, cache: Option<&mut KvCache>, train: bool) -> Result<Tensor>;
 
-    /// The logits `[M, V]` in float32 at M hidden states `[M, D]`.
+    /// The logits `[M, V]` in float32 at M hidden states `[M, D]`, by the active adapter's own head where it has one.
     ///
     /// # Errors
     /// libtorch's.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
+
+    /// Gives the embeddings, and the head where it is not tied to them, a row for each of `vocabulary` tokens. Adapters
+    /// stay; their own embeddings are resized likewise. For the time of the call there is room for two models. Parameters
+    /// are new tensors afterwards, without gradients: do this before training begins.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for another direction than `how` says, for giving up a token that the
+    /// configuration names, and for a size that is no vocabulary; libtorch's. The model is then as it was.
+    fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()>;
 
     /// An empty cache for `rows` rows with room for `tokens` tokens each.
     ///
@@ -92,5 +105,9 @@ impl<M: CausalLm + ?Sized> CausalLm for Box<M> {
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         (**self).logits(hidden)
+    }
+
+    fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()> {
+        (**self).resize_embeddings(vocabulary, how)
     }
 }

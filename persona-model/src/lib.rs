@@ -44,13 +44,17 @@ mod model;
 mod parameters;
 mod position_bias;
 mod quantized;
+mod resize;
 mod rope;
 mod score;
 mod seq2seq_score;
 mod t5;
 mod weights;
 
-pub use adapters::{AdapterId, Adapters, Layers, Lora, LoraConfig, Targets};
+pub use adapters::{
+    Adapter, AdapterId, Adapters, Layers, Lora, LoraConfig, PromptStart, SoftPrompt, SoftPromptConfig,
+    Targets,
+};
 pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
 pub use cache::{CacheShape, KvCache};
 pub use config::OtherKeys;
@@ -70,6 +74,7 @@ pub use llama::{Llama, LlamaConfig};
 pub use model::{Model, ModelState};
 pub use parameters::{Init, ParameterSpec, Parameters};
 pub use quantized::{LoadOptions, Nf4, Nf4Weight};
+pub use resize::Resize;
 pub use rope::{RopeParameters, RopeType};
 pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};
 pub use seq2seq_score::{Seq2SeqBatch, Seq2SeqBatchBuilder};

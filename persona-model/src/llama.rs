@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::Plan;
+use crate::adapters::{Base, Module, Plan};
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache, LayerCache};
@@ -19,6 +19,7 @@ use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
 use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::quantized::{self, LoadOptions};
+use crate::resize::{self, Resize};
 use crate::rope::{Angles, Rope, RopeParameters};
 use crate::weights::{LoadReport, TensorName};
 
@@ -328,7 +329,14 @@ impl Llama {
         let head =
             if config.tie_word_embeddings { embeddings.shallow_clone() } else { root.get("lm_head.weight")? };
         let rope = config.rope()?;
-        let state = ModelState::new(parameters, sites.into_inner());
+        let base = Base {
+            embedding: Module::new("model.embed_tokens", &embeddings),
+            head: Module::new("lm_head", &head),
+            tied: config.tie_word_embeddings,
+            layers: config.num_hidden_layers,
+            positions: config.max_position_embeddings,
+        };
+        let state = ModelState::new(parameters, sites.into_inner()).over(base);
         Ok(Self { config, state, rope, embeddings, blocks, norm, head })
     }
 
@@ -366,7 +374,9 @@ impl Model for Llama {
 
 impl CausalLm for Llama {
     fn limits(&self) -> Limits {
-        Limits { vocabulary: self.config.vocab_size, positions: self.config.max_position_embeddings }
+        let virtual_tokens = self.state.adapters.virtual_tokens();
+        let positions = self.config.max_position_embeddings.saturating_sub(virtual_tokens);
+        Limits { vocabulary: self.config.vocab_size, positions }
     }
 
     fn cache_shape(&self) -> CacheShape {
@@ -380,14 +390,18 @@ impl CausalLm for Llama {
 
     fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
         batch.check_causal()?;
-        if let Some(cache) = cache.as_deref_mut() {
-            cache.prepare(batch)?;
-        }
         let kind = self.state.compute_kind();
-        let plan = &self.state.adapters.plan(batch, train)?;
+        let adapters = &self.state.adapters;
+        let input = adapters.input(
+            &self.embeddings,
+            self.config.max_position_embeddings,
+            batch,
+            cache.as_deref_mut(),
+        )?;
+        let batch = input.batch();
+        let plan = &adapters.plan(batch, train)?;
         let angles = self.rope.angles(&batch.positions)?;
-        let words = Tensor::f_embedding(&self.embeddings, &batch.ids, -1, false, false)?;
-        let mut x = words.f_to_kind(Kind::Float)?;
+        let mut x = input.words.f_to_kind(Kind::Float)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
             let normed = block.input_layernorm.forward(&x)?;
@@ -395,15 +409,30 @@ impl CausalLm for Llama {
                 x.f_add(&block.attention.forward(&normed, (kind, plan), (&angles, batch), cache, train)?)?;
             x = x.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&x)?, kind, plan)?)?;
         }
-        if let Some(cache) = cache {
-            cache.advance(batch);
-        }
-        self.norm.forward(&x)
+        input.advance(cache);
+        self.norm.forward(&input.text(x)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let kind = self.state.compute_kind();
-        let logits = hidden.f_to_kind(kind)?.f_mm(&self.head.f_to_kind(kind)?.f_tr()?)?;
+        let head = self.state.adapters.head().unwrap_or(&self.head);
+        let logits = hidden.f_to_kind(kind)?.f_mm(&head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
+    }
+
+    fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()> {
+        if vocabulary == self.config.vocab_size {
+            return Ok(());
+        }
+        resize::check(&self.config, self.config.vocab_size, vocabulary, how)?;
+        let config = LlamaConfig { vocab_size: vocabulary, ..self.config.clone() };
+        config.validate()?;
+        let deviation = config.initializer_range;
+        let parameters = self.state.parameters.resized(config.specs(), how, deviation)?;
+        let mut resized = Self::assemble(config, parameters)?;
+        resized.rope.kind = self.rope.kind;
+        resized.state.take_over(&mut self.state, how, deviation)?;
+        *self = resized;
+        Ok(())
     }
 }

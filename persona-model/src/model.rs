@@ -4,10 +4,11 @@ use std::path::Path;
 
 use tch::{Device, Kind};
 
-use crate::adapters::{self, AdapterId, Adapters, Site};
+use crate::adapters::{self, AdapterId, Adapters, Base, Site};
 use crate::device::Precision;
 use crate::error::Result;
 use crate::parameters::Parameters;
+use crate::resize::Resize;
 
 /// What every model holds beside its layers: the base weights, the adapters on them, and the kind of the products.
 #[derive(Debug)]
@@ -21,6 +22,18 @@ impl ModelState {
     /// Weights, and the linear layers that adapters may sit on.
     pub(crate) fn new(parameters: Parameters, sites: Vec<Site>) -> Self {
         Self { parameters, adapters: Adapters::new(sites), precision: Precision::Fp32 }
+    }
+
+    /// Notes where a causal model has its embeddings and its head.
+    pub(crate) fn over(mut self, base: Base) -> Self {
+        self.adapters = self.adapters.over(base);
+        self
+    }
+
+    /// Takes over precision and adapters of the same model before its embeddings were resized.
+    pub(crate) fn take_over(&mut self, old: &mut Self, how: Resize, deviation: f64) -> Result<()> {
+        self.precision = old.precision;
+        self.adapters.take_over(&mut old.adapters, how, deviation)
     }
 
     /// The kind of the products: weights that are held in bfloat16 are computed with in bfloat16.
@@ -86,17 +99,17 @@ pub trait Model {
         let base = self.parameters().fingerprint()?;
         let adapters = self.adapters();
         let Some(id) = adapters.active() else { return Ok(base) };
-        let lora = adapters.get(id)?;
-        let config = serde_json::to_string(lora.config()).unwrap_or_default();
-        Ok(format!("{base} {} {config}", lora.parameters().fingerprint()?))
+        Ok(format!("{base} {}", adapters.get(id)?.fingerprint()?))
     }
 
     /// Adds an adapter to the base weights for good: the model then computes without an adapter what it computed with
-    /// it, at the base's speed, and is saved so. In weights held in bfloat16 the sum is rounded.
+    /// it, at the base's speed, and is saved so. In weights held in bfloat16 the sum is rounded. The adapter's own
+    /// modules (`modules_to_save`) take the place of the base's.
     ///
     /// # Errors
     /// [`Error::Adapter`](crate::Error::Adapter) when it is not held; [`Error::Quantized`](crate::Error::Quantized) where
-    /// it sits on a weight in NF4; libtorch's.
+    /// it sits on a weight in NF4; [`Error::Config`](crate::Error::Config) for a soft prompt, and for own modules that a
+    /// base with tied embeddings cannot hold; libtorch's.
     fn merge(&mut self, id: AdapterId) -> Result<()> {
         adapters::add_to_base(self.parameters(), self.adapters(), id, 1.0)
     }
@@ -104,7 +117,8 @@ pub trait Model {
     /// Takes a merged adapter out of the base weights again, but for rounding.
     ///
     /// # Errors
-    /// As [`merge`](Self::merge).
+    /// As [`merge`](Self::merge); [`Error::Config`](crate::Error::Config) for an adapter with own modules, whose
+    /// predecessors are gone.
     fn unmerge(&mut self, id: AdapterId) -> Result<()> {
         adapters::add_to_base(self.parameters(), self.adapters(), id, -1.0)
     }

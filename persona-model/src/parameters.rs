@@ -224,9 +224,14 @@ impl Parameters {
         let _no_grad = tch::no_grad_guard();
         let mut copy = Self::zeros(self.specs.clone(), self.device(), kind)?;
         copy.flat.f_copy_(&self.flat)?;
-        let quantized = self.quantized.iter();
-        copy.quantized = quantized.map(|(name, weight)| (name.clone(), weight.shallow_clone())).collect();
+        copy.share_quantized(self);
         Ok(copy)
+    }
+
+    /// Takes the weights in NF4 of other parameters, without a copy.
+    pub(crate) fn share_quantized(&mut self, other: &Self) {
+        let quantized = other.quantized.iter();
+        self.quantized = quantized.map(|(name, weight)| (name.clone(), weight.shallow_clone())).collect();
     }
 
     /// The values under the names and in the form in which a checkpoint holds them.

@@ -320,6 +320,14 @@ pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, Tensor>, HashMap<St
     Ok((read, metadata.metadata().clone().unwrap_or_default()))
 }
 
+/// The shape of every tensor of one safetensors file, by name; the values are not read.
+pub(crate) fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<i64>>> {
+    let file = MappedFile::open(path.to_path_buf())?;
+    let tensors = file.tensors()?;
+    let shape = |view: &[usize]| view.iter().map(|&size| size as i64).collect();
+    Ok(tensors.iter().map(|(name, view)| (name.to_owned(), shape(view.shape()))).collect())
+}
+
 /// Writes tensors to one safetensors file, with `format = pt` and the given metadata. The file appears whole or not at
 /// all: it is written under a temporary name beside its place, synced, and renamed.
 ///

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 /// Every kind that some crate of the workspace reads or will read; another one is an error.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "causal_lm",
     "generate",
     "logits_processors",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use regex::Regex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +36,14 @@ pub struct LoraConfig {
     pub rank_pattern: BTreeMap<String, usize>,
     /// Other alphas, by the same rules.
     pub alpha_pattern: BTreeMap<String, f64>,
+    /// Modules that get full copies of their weights, trained and saved beside the low-rank matrices: the embeddings
+    /// (`wte`, `embed_tokens`) and the head (`lm_head`) here, by the same rules as targets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules_to_save: Option<Vec<String>>,
+    /// Where the base ties head and embeddings, one copy in `modules_to_save` serves both. Without it they part: the one
+    /// that is not in `modules_to_save` stays the base's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ensure_weight_tying: bool,
     /// Whatever else stands in the file; written back.
     #[serde(flatten)]
     pub other: OtherKeys,
@@ -73,6 +82,8 @@ impl Default for LoraConfig {
             layers_to_transform: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
+            modules_to_save: None,
+            ensure_weight_tying: false,
             other: OtherKeys::new(),
         }
     }
@@ -91,9 +102,7 @@ impl LoraConfig {
     /// [`Error::Io`], [`Error::Json`], and [`Error::Config`] for another kind of adapter, an option that would change
     /// the numbers and is not known here, or values out of range.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("adapter_config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config: Self = serde_json::from_str(&text).map_err(Error::json(&path))?;
+        let config: Self = read(folder)?;
         config.validate()?;
         Ok(config)
     }
@@ -106,7 +115,9 @@ impl LoraConfig {
         let fail = |key, reason: String| Err(Error::Config { key, reason });
         match self.other.get("peft_type").and_then(Value::as_str) {
             None | Some("LORA") => {}
-            Some(kind) => return fail("peft_type", format!("is `{kind}`; a LoRA has `LORA`")),
+            Some(kind) => {
+                return fail("peft_type", format!("is `{kind}`; `LORA` and `PROMPT_TUNING` are known here"));
+            }
         }
         let ranks = self.rank_pattern.values().chain([&self.r]);
         if let Some(rank) = ranks.into_iter().find(|&&rank| rank == 0 || rank > 1 << 16) {
@@ -155,6 +166,13 @@ impl LoraConfig {
     }
 }
 
+/// Reads `adapter_config.json` of a folder.
+pub(super) fn read<C: DeserializeOwned>(folder: &Path) -> Result<C> {
+    let path = folder.join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    serde_json::from_str(&text).map_err(Error::json(&path))
+}
+
 /// The first number in a module's path.
 fn layer_of(module: &str) -> Option<usize> {
     module.split('.').find_map(|part| part.parse().ok())
@@ -173,13 +191,16 @@ fn pattern_value<V: Copy>(patterns: &BTreeMap<String, V>, module: &str) -> Resul
 impl Targets {
     fn matches(&self, key: &'static str, module: &str) -> Result<bool> {
         Ok(match self {
-            Self::Names(names) => names.iter().any(|name| {
-                module.strip_suffix(name.as_str()).is_some_and(|path| path.is_empty() || path.ends_with('.'))
-            }),
+            Self::Names(names) => names.iter().any(|name| is_named(module, name)),
             Self::Pattern(pattern) if pattern == "all-linear" => true,
             Self::Pattern(pattern) => expression(key, pattern)?.is_match(module),
         })
     }
+}
+
+/// Whether a module's path is a name, or ends with it.
+pub(super) fn is_named(module: &str, name: &str) -> bool {
+    module.strip_suffix(name).is_some_and(|path| path.is_empty() || path.ends_with('.'))
 }
 
 /// A regular expression that the whole text has to match.
@@ -190,7 +211,7 @@ fn expression(key: &'static str, pattern: &str) -> Result<Regex> {
 
 /// Whether a key that this crate does not interpret leaves the numbers alone.
 fn is_harmless(key: &str, value: &Value) -> bool {
-    const ANY: [&str; 19] = [
+    const ANY: [&str; 17] = [
         "auto_mapping",
         "base_model_name_or_path",
         "revision",
@@ -203,9 +224,7 @@ fn is_harmless(key: &str, value: &Value) -> bool {
         "layers_pattern",
         "megatron_core",
         "qalora_group_size",
-        "ensure_weight_tying",
         "runtime_config",
-        "modules_to_save",
         "init_lora_weights",
         "eva_config",
         "corda_config",
@@ -223,7 +242,7 @@ fn is_harmless(key: &str, value: &Value) -> bool {
         "init_lora_weights" => {
             !matches!(value.as_str(), Some(name) if ["pissa", "olora", "corda", "eva", "loftq", "lora_ga"].iter().any(|known| name.starts_with(known)))
         }
-        "modules_to_save" | "eva_config" | "corda_config" | "lora_ga_config" | "loftq_config" => off,
+        "eva_config" | "corda_config" | "lora_ga_config" | "loftq_config" => off,
         _ => off || ANY.contains(&key),
     }
 }
@@ -271,7 +290,7 @@ mod tests {
             ("use_dora", Value::Bool(true)),
             ("bias", "all".into()),
             ("init_lora_weights", "pissa_niter_4".into()),
-            ("modules_to_save", serde_json::json!(["lm_head"])),
+            ("trainable_token_indices", serde_json::json!([3])),
             ("something_new", 3.into()),
         ] {
             assert!(config(key, value.clone()).unwrap_err().to_string().contains(key), "{key} {value}");

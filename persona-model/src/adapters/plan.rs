@@ -59,7 +59,7 @@ impl<'a> Plan<'a> {
     ) -> Result<Self> {
         let Some(chosen) = batch.adapters() else {
             return Ok(match adapters.active {
-                Some(id) => Self::One { lora: adapters.get(id)?, train },
+                Some(id) => Self::alone(adapters.lora(id)?, train),
                 None => Self::Base,
             });
         };
@@ -76,6 +76,11 @@ impl<'a> Plan<'a> {
         }
         let mut runs: Vec<(i64, Option<AdapterId>)> = Vec::new();
         for (row, &id) in batch.rows().iter().zip(chosen) {
+            // A soft prompt adds nothing to linear layers.
+            let id = match id {
+                Some(id) => adapters.lora(id)?.map(|_| id),
+                None => None,
+            };
             match runs.last_mut() {
                 Some((tokens, last)) if *last == id => *tokens += inputs(row) as i64,
                 _ => runs.push((inputs(row) as i64, id)),
@@ -83,7 +88,7 @@ impl<'a> Plan<'a> {
         }
         if let [(_, id)] = runs[..] {
             return Ok(match id {
-                Some(id) => Self::One { lora: adapters.get(id)?, train },
+                Some(id) => Self::alone(adapters.lora(id)?, train),
                 None => Self::Base,
             });
         }
@@ -91,9 +96,13 @@ impl<'a> Plan<'a> {
         if !train && all < SHORT * runs.len() {
             return Ok(Self::Stacked(Stacked::new(adapters, &runs, batch)?));
         }
-        let runs =
-            runs.into_iter().map(|(tokens, id)| Ok((tokens, id.map(|id| adapters.get(id)).transpose()?)));
+        let lora = |id: Option<AdapterId>| id.map_or(Ok(None), |id| adapters.lora(id));
+        let runs = runs.into_iter().map(|(tokens, id)| Ok((tokens, lora(id)?)));
         Ok(Self::Runs { runs: runs.collect::<Result<_>>()?, train })
+    }
+
+    fn alone(lora: Option<&'a Lora>, train: bool) -> Self {
+        lora.map_or(Self::Base, |lora| Self::One { lora, train })
     }
 
     /// The output of a linear layer, `[N, out]`, with what the adapters add for its inputs `x`, `[N, in]`.
@@ -173,7 +182,8 @@ impl<'a> Stacked<'a> {
 impl Stack {
     fn new(adapters: &Adapters, ids: Vec<AdapterId>) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
-        let loras: Vec<&Lora> = ids.iter().map(|&id| adapters.get(id)).collect::<Result<_>>()?;
+        let loras = ids.iter().filter_map(|&id| adapters.lora(id).transpose());
+        let loras: Vec<&Lora> = loras.collect::<Result<_>>()?;
         let site = |site: usize| -> Result<Option<StackedSite>> {
             let (mut a, mut b, mut owner, mut scale) = (vec![], vec![], vec![], vec![]);
             for (at, lora) in loras.iter().enumerate() {

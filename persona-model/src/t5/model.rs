@@ -377,7 +377,7 @@ impl EncoderDecoder for T5 {
                 self.decoder.forward(self.embed(target)?, target, Some(reading), pass)
             }
             Memory::Cache(DecoderCache { own, sources }) => {
-                own.prepare(target)?;
+                own.prepare(target, &[])?;
                 let places = sources.places(target)?;
                 let reading = Reading::Cache { own, sources, places };
                 let hidden = self.decoder.forward(self.embed(target)?, target, Some(reading), pass)?;

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{difference, models, parity};
 
-fn logits(model: &dyn CausalLm, batch: &Batch) -> Tensor {
+pub(crate) fn logits(model: &dyn CausalLm, batch: &Batch) -> Tensor {
     let _no_grad = tch::no_grad_guard();
     model.logits(&model.hidden(batch, None, false).unwrap()).unwrap()
 }
@@ -49,7 +49,7 @@ fn parity_lora() {
 }
 
 /// An adapter with random matrices.
-fn random(model: &mut dyn CausalLm, config: LoraConfig, seed: u64) -> AdapterId {
+pub(crate) fn random(model: &mut dyn CausalLm, config: LoraConfig, seed: u64) -> AdapterId {
     let adapters = model.adapters_mut();
     let id = adapters.add(config, seed, Device::Cpu).unwrap();
     let _no_grad = tch::no_grad_guard();

@@ -9,6 +9,7 @@ mod adapters;
 mod bad_input;
 mod batches;
 mod causal_lm;
+mod embeddings;
 mod encoder_input;
 mod encoders;
 #[cfg(feature = "hub")]
@@ -16,6 +17,7 @@ mod hub;
 mod nf4;
 mod seq2seq;
 mod seq2seq_files;
+mod soft_prompts;
 
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};

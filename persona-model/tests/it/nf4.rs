@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use persona_model::{
-    Batch, CausalLm, Error, Gpt2, LoadOptions, LoraConfig, Model, Nf4, Nf4Weight, Parameters,
+    Batch, CausalLm, Error, Gpt2, LoadOptions, LoraConfig, Model, Nf4, Nf4Weight, Parameters, Resize,
     TargetBatchBuilder, load_causal_lm, load_causal_lm_with, read_tensors, write_tensors,
 };
 use serde_json::{Value, json};
@@ -178,6 +178,22 @@ fn a_cache_and_a_copy_give_the_same() {
     let plain = LoadOptions { quantize: Some(KINDS[0]), ..options };
     let other = Gpt2::load_with(folder.path(), Device::Cpu, plain).unwrap().0;
     assert_ne!(model.fingerprint().unwrap(), other.fingerprint().unwrap());
+}
+
+#[test]
+fn embeddings_are_resized_beside_weights_in_nf4() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in models() {
+        model.save(folder.path()).unwrap();
+        let mut model = quantized(folder.path(), Nf4::default(), Kind::Float);
+        let before = logits(&*model);
+        let vocabulary = before.size()[1];
+        model.resize_embeddings(vocabulary as usize + 3, Resize::Mean { seed: 1 }).unwrap();
+        let after = logits(&*model);
+        assert_eq!(after.size()[1], vocabulary + 3);
+        assert_eq!(difference(&after.narrow(1, 0, vocabulary), &before), 0.0);
+        assert!(!model.parameters().quantized().is_empty());
+    }
 }
 
 #[test]
