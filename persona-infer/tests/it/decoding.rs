@@ -1,7 +1,7 @@
 //! Greedy ids of transformers; batch and alone agree; bad prompts are named.
 
 use persona_infer::{DecodeConfig, Decoder};
-use persona_model::{Gpt2, Gpt2Config, Model, load_causal_lm};
+use persona_model::{Gpt2, Gpt2Config, Model, PromptStart, SoftPromptConfig, load_causal_lm};
 use tch::{Device, Kind};
 
 use crate::parity;
@@ -49,6 +49,23 @@ fn parity_generate() {
 
 fn prompts() -> Vec<Vec<u32>> {
     (0..13u32).map(|at| (0..=at % 5).map(|token| (at * 7 + token * 3) % 40).collect()).collect()
+}
+
+#[test]
+fn replies_after_a_soft_prompt_of_tokens_are_those_after_the_tokens() {
+    let mut model = tiny(14);
+    let tokens = [5, 6, 7, 8];
+    let generate = |model: &Gpt2, prompts: &[Vec<u32>]| {
+        let config = DecodeConfig { max_new_tokens: 20, batch_size: 4, ..DecodeConfig::default() };
+        Decoder::new(model, config, &[2]).unwrap().generate(prompts).unwrap()
+    };
+    let with: Vec<Vec<u32>> = prompts().iter().map(|prompt| [&tokens[..], prompt].concat()).collect();
+    let expected = generate(&model, &with);
+    let adapters = model.adapters_mut();
+    let id = adapters.add_soft_prompt(SoftPromptConfig::of(4), PromptStart::Tokens(&tokens), Device::Cpu);
+    adapters.activate(Some(id.unwrap())).unwrap();
+    assert_eq!(generate(&model, &prompts()), expected);
+    assert!(expected.iter().any(|reply| reply.len() > 4), "some use up the positions");
 }
 
 #[test]

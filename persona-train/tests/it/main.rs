@@ -5,6 +5,7 @@
 #[path = "../../../tests/parity/mod.rs"]
 mod parity;
 
+mod adapters;
 mod bad_input;
 mod resume;
 mod seq2seq;
