@@ -74,6 +74,21 @@ struct TokenTypes {
 }
 
 impl Batch {
+    /// The same rows, without a copy of the tensors.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        let types = self.token_types.as_ref();
+        Self {
+            ids: self.ids.shallow_clone(),
+            positions: self.positions.shallow_clone(),
+            rows: self.rows.clone(),
+            masks: self.masks.iter().map(|mask| mask.as_ref().map(Tensor::shallow_clone)).collect(),
+            longest: self.longest,
+            adapters: self.adapters.clone(),
+            sources: self.sources.clone(),
+            token_types: types.map(|types| TokenTypes { ids: types.ids.shallow_clone(), ..*types }),
+        }
+    }
+
     /// The same rows, each computed with the adapter of this list, `None` being the base alone. Without a list all rows
     /// are computed with the model's active adapter.
     ///

@@ -9,10 +9,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::{Base, Module};
+use crate::adapters::{Base, Module, Plan};
 use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
-use crate::cache::{CacheShape, KvCache};
+use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config::{self, OtherKeys};
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
@@ -20,6 +20,7 @@ use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
 use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::quantized::{self, LoadOptions};
+use crate::recompute;
 use crate::resize::{self, Resize};
 use crate::weights::{LoadReport, TensorName};
 
@@ -315,6 +316,40 @@ impl Gpt2 {
     }
 }
 
+impl Gpt2 {
+    fn run(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        (batch, plan): (&Batch, &Plan<'_>),
+        cache: Option<&mut LayerCache>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let (config, kind) = (&self.config, self.state.compute_kind());
+        let Block { ln_1, attention, ln_2, mlp } = block;
+        let qkv = attention.c_attn.forward(&ln_1.forward(x)?, kind, plan)?;
+        let qkv = qkv.f_view([qkv.size2()?.0, 3, attention.heads, -1])?.f_unbind(1)?;
+        let settings = Settings {
+            scale: attention.scale,
+            dropout: if train { config.attn_pdrop } else { 0.0 },
+            causal: true,
+        };
+        let [q, k, v] = &qkv[..] else {
+            return Err(Error::Batch("projection without three parts".into()));
+        };
+        let attended = attention::attend(q, k, v, batch, cache, settings)?;
+        let attended = attention.c_proj.forward(&attended, kind, plan)?;
+        let x = x.f_add(&dropped(attended, config.resid_pdrop, train)?)?;
+        let inner = mlp.c_fc.forward(&ln_2.forward(&x)?, kind, plan)?;
+        let inner = config.activation_function.apply(&inner)?;
+        Ok(x.f_add(&dropped(mlp.c_proj.forward(&inner, kind, plan)?, config.resid_pdrop, train)?)?)
+    }
+}
+
+fn dropped(x: Tensor, share: f64, train: bool) -> Result<Tensor> {
+    if train && share > 0.0 { Ok(x.f_dropout(share, true)?) } else { Ok(x) }
+}
+
 impl Model for Gpt2 {
     fn state(&self) -> &ModelState {
         &self.state
@@ -328,6 +363,16 @@ impl Model for Gpt2 {
         let config = &self.config;
         let base = [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop];
         self.state.adapters.has_dropout() || base.iter().any(|&share| share > 0.0)
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
+        let plan = self.state.adapters.plan(batch, true)?;
+        self.run(block, x, (batch, &plan), None, true)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
@@ -354,34 +399,20 @@ impl CausalLm for Gpt2 {
 
     fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
         batch.check_causal()?;
-        let kind = self.state.compute_kind();
         let adapters = &self.state.adapters;
         let input = adapters.input(&self.wte, self.config.n_positions, batch, cache.as_deref_mut())?;
         let batch = input.batch();
-        let plan = &adapters.plan(batch, train)?;
-        let config = &self.config;
-        let drop =
-            |x: Tensor, share: f64| if train && share > 0.0 { x.f_dropout(share, true) } else { Ok(x) };
         let places = Tensor::f_embedding(&self.wpe, &batch.positions, -1, false, false)?;
-        let mut x = drop(input.words.f_add(&places)?.f_to_kind(Kind::Float)?, config.embd_pdrop)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let qkv = block.attention.c_attn.forward(&block.ln_1.forward(&x)?, kind, plan)?;
-            let qkv = qkv.f_view([qkv.size2()?.0, 3, block.attention.heads, -1])?.f_unbind(1)?;
-            let settings = Settings {
-                scale: block.attention.scale,
-                dropout: if train { config.attn_pdrop } else { 0.0 },
-                causal: true,
-            };
-            let layer_cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
-            let [q, k, v] = &qkv[..] else {
-                return Err(Error::Batch("projection without three parts".into()));
-            };
-            let attended = attention::attend(q, k, v, batch, layer_cache, settings)?;
-            x =
-                x.f_add(&drop(block.attention.c_proj.forward(&attended, kind, plan)?, config.resid_pdrop)?)?;
-            let inner = block.mlp.c_fc.forward(&block.ln_2.forward(&x)?, kind, plan)?;
-            let inner = config.activation_function.apply(&inner)?;
-            x = x.f_add(&drop(block.mlp.c_proj.forward(&inner, kind, plan)?, config.resid_pdrop)?)?;
+        let words = input.words.f_add(&places)?.f_to_kind(Kind::Float)?;
+        let mut x = dropped(words, self.config.embd_pdrop, train)?;
+        if cache.is_none() && recompute::is_wanted(self, train)? {
+            x = recompute::forward(self, x, batch, self.blocks.len())?;
+        } else {
+            let plan = adapters.plan(batch, train)?;
+            for (layer, block) in self.blocks.iter().enumerate() {
+                let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
+                x = self.run(block, &x, (batch, &plan), cache, train)?;
+            }
         }
         input.advance(cache);
         self.ln_f.forward(&input.text(x)?)

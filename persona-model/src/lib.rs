@@ -44,6 +44,7 @@ mod model;
 mod parameters;
 mod position_bias;
 mod quantized;
+mod recompute;
 mod resize;
 mod rope;
 mod score;

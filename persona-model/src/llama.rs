@@ -19,6 +19,7 @@ use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
 use crate::model::{Model, ModelState};
 use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::quantized::{self, LoadOptions};
+use crate::recompute;
 use crate::resize::{self, Resize};
 use crate::rope::{Angles, Rope, RopeParameters};
 use crate::weights::{LoadReport, TensorName};
@@ -197,14 +198,9 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: &Tensor,
-        (kind, plan): (Kind, &Plan<'_>),
-        (angles, batch): (&Angles, &Batch),
-        cache: Option<&mut LayerCache>,
-        train: bool,
-    ) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+        let Pass { kind, plan, angles, batch, train } = pass;
+        let kind = *kind;
         let heads = |x: Tensor| x.f_view([x.size2()?.0, -1, self.head_size]);
         let x = &x.f_to_kind(kind)?;
         let queries = angles.rotate(&heads(self.q_proj.forward(x, kind, plan)?)?)?;
@@ -212,7 +208,7 @@ impl Attention {
         let values = heads(self.v_proj.forward(x, kind, plan)?)?;
         let settings = Settings {
             scale: (self.head_size as f64).powf(-0.5),
-            dropout: if train { self.dropout } else { 0.0 },
+            dropout: if *train { self.dropout } else { 0.0 },
             causal: true,
         };
         let attended = attention::attend(&queries, &keys, &values, batch, cache, settings)?;
@@ -240,6 +236,23 @@ struct Block {
     attention: Attention,
     post_attention_layernorm: RmsNorm,
     mlp: Mlp,
+}
+
+/// What the blocks of one forward pass have in common.
+struct Pass<'a> {
+    kind: Kind,
+    plan: Plan<'a>,
+    angles: Angles,
+    batch: &'a Batch,
+    train: bool,
+}
+
+impl Block {
+    fn forward(&self, x: &Tensor, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+        let x = x.f_add(&self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache)?)?;
+        let inner = self.post_attention_layernorm.forward(&x)?;
+        Ok(x.f_add(&self.mlp.forward(&inner, pass.kind, &pass.plan)?)?)
+    }
 }
 
 /// A Llama language model.
@@ -366,6 +379,22 @@ impl Model for Llama {
         self.config.attention_dropout > 0.0 || self.state.adapters.has_dropout()
     }
 
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
+        let pass = Pass {
+            kind: self.state.compute_kind(),
+            plan: self.state.adapters.plan(batch, true)?,
+            angles: self.rope.angles(&batch.positions)?,
+            batch,
+            train: true,
+        };
+        block.forward(x, &pass, None)
+    }
+
     fn save(&self, folder: &Path) -> Result<()> {
         let value = serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
         config::save(folder, value, "llama", "LlamaForCausalLM", &self.state.parameters)
@@ -390,7 +419,6 @@ impl CausalLm for Llama {
 
     fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
         batch.check_causal()?;
-        let kind = self.state.compute_kind();
         let adapters = &self.state.adapters;
         let input = adapters.input(
             &self.embeddings,
@@ -399,15 +427,20 @@ impl CausalLm for Llama {
             cache.as_deref_mut(),
         )?;
         let batch = input.batch();
-        let plan = &adapters.plan(batch, train)?;
-        let angles = self.rope.angles(&batch.positions)?;
         let mut x = input.words.f_to_kind(Kind::Float)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
-            let normed = block.input_layernorm.forward(&x)?;
-            x =
-                x.f_add(&block.attention.forward(&normed, (kind, plan), (&angles, batch), cache, train)?)?;
-            x = x.f_add(&block.mlp.forward(&block.post_attention_layernorm.forward(&x)?, kind, plan)?)?;
+        if cache.is_none() && recompute::is_wanted(self, train)? {
+            x = recompute::forward(self, x, batch, self.blocks.len())?;
+        } else {
+            let pass = Pass {
+                kind: self.state.compute_kind(),
+                plan: adapters.plan(batch, train)?,
+                angles: self.rope.angles(&batch.positions)?,
+                batch,
+                train,
+            };
+            for (layer, block) in self.blocks.iter().enumerate() {
+                x = block.forward(&x, &pass, cache.as_deref_mut().and_then(|cache| cache.layer(layer)))?;
+            }
         }
         input.advance(cache);
         self.norm.forward(&input.text(x)?)

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::adapters::{self, AdapterId, Adapters, Base, Site};
+use crate::batch::Batch;
 use crate::device::Precision;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parameters::Parameters;
+use crate::recompute::{self, Recompute};
 use crate::resize::Resize;
 
 /// What every model holds beside its layers: the base weights, the adapters on them, and the kind of the products.
@@ -16,12 +18,18 @@ pub struct ModelState {
     pub(crate) parameters: Parameters,
     pub(crate) adapters: Adapters,
     pub(crate) precision: Precision,
+    pub(crate) recompute: Recompute,
 }
 
 impl ModelState {
     /// Weights, and the linear layers that adapters may sit on.
     pub(crate) fn new(parameters: Parameters, sites: Vec<Site>) -> Self {
-        Self { parameters, adapters: Adapters::new(sites), precision: Precision::Fp32 }
+        Self {
+            parameters,
+            adapters: Adapters::new(sites),
+            precision: Precision::Fp32,
+            recompute: Recompute::default(),
+        }
     }
 
     /// Notes where a causal model has its embeddings and its head.
@@ -33,6 +41,7 @@ impl ModelState {
     /// Takes over precision and adapters of the same model before its embeddings were resized.
     pub(crate) fn take_over(&mut self, old: &mut Self, how: Resize, deviation: f64) -> Result<()> {
         self.precision = old.precision;
+        self.recompute.on.set(old.recompute.on.get());
         self.adapters.take_over(&mut old.adapters, how, deviation)
     }
 
@@ -142,6 +151,49 @@ pub trait Model {
     /// Whether a forward pass in training draws from libtorch's generator.
     fn has_dropout(&self) -> bool;
 
+    /// How many blocks [`block`](Self::block) computes; 0 for a model without gradient checkpointing.
+    fn blocks(&self) -> usize {
+        0
+    }
+
+    /// One of the model's blocks in training: from its input `[N, D]` to its output `[N, D]`.
+    ///
+    /// # Errors
+    /// libtorch's; [`Error::Batch`](crate::Error::Batch) for a block that is not there.
+    fn block(&self, layer: usize, _x: &Tensor, _batch: &Batch) -> Result<Tensor> {
+        Err(Error::Batch(format!("no block {layer}")))
+    }
+
+    /// Switches gradient checkpointing (Chen et al. 2016) on or off: a forward pass in training keeps the blocks' inputs
+    /// alone, and [`gradients`](Self::gradients) computes the blocks again. It costs a third more products and keeps one
+    /// `[N, D]` a block in float32. Dropout is drawn from other places of the generator than without.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a model that does not have it.
+    fn set_gradient_checkpointing(&mut self, on: bool) -> Result<()> {
+        if on && self.blocks() == 0 {
+            let reason = "this model does not have it; causal language models and encoders do".to_owned();
+            return Err(Error::Config { key: "gradient_checkpointing", reason });
+        }
+        self.state().recompute.on.set(on);
+        Ok(())
+    }
+
+    /// Whether gradient checkpointing is on.
+    fn gradient_checkpointing(&self) -> bool {
+        self.state().recompute.on.get()
+    }
+
+    /// The gradients of a scalar loss with respect to the leaves of [`trainable`](Self::trainable), in their order; None
+    /// where the loss does not depend on one. The graph of the loss is used up. Under gradient checkpointing this is the
+    /// only way to them: libtorch's own backward pass would end at the last block.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    fn gradients(&self, loss: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        recompute::gradients(self, loss)
+    }
+
     /// The device of the parameters.
     fn device(&self) -> Device {
         self.parameters().device()
@@ -163,5 +215,13 @@ impl<M: Model + ?Sized> Model for Box<M> {
 
     fn has_dropout(&self) -> bool {
         (**self).has_dropout()
+    }
+
+    fn blocks(&self) -> usize {
+        (**self).blocks()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        (**self).block(layer, x, batch)
     }
 }

@@ -27,6 +27,10 @@ pub struct TrainConfig {
     pub max_grad_norm: Option<f64>,
     /// The kind of number of the products; weights and optimiser states are float32 in both.
     pub precision: Precision,
+    /// Whether activations are computed again in the backward pass instead of being kept
+    /// ([`Model::set_gradient_checkpointing`](persona_model::Model::set_gradient_checkpointing)): less memory, a third
+    /// more products.
+    pub gradient_checkpointing: bool,
     /// Order, dropout and everything else that is drawn comes from this.
     pub seed: u64,
     /// Steps between evaluations on the validation data; 0 for one at the end only.
@@ -51,6 +55,7 @@ impl Default for TrainConfig {
             optimizer: AdamWConfig::default(),
             max_grad_norm: Some(1.0),
             precision: Precision::Fp32,
+            gradient_checkpointing: false,
             seed: 0,
             eval_every: 0,
             checkpoint_every: 0,

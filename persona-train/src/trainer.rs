@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use persona_model::Model;
@@ -120,7 +120,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let reason = "the best weights are kept in the run's folder; give one with in_folder".to_owned();
             return Err(Error::Config { key: "early_stopping", reason });
         }
-        self.objective.model_mut().set_precision(self.config.precision);
+        let model = self.objective.model_mut();
+        model.set_precision(self.config.precision);
+        model.set_gradient_checkpointing(self.config.gradient_checkpointing)?;
         let mut optimizer = AdamW::new(self.config.optimizer, self.objective.model().trainable())?;
         let mut state = self.fresh_state(train, valid)?;
         let mut files = match &self.folder {
@@ -225,6 +227,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let mut means = Means::default();
         let mut loss = 0.0;
         for (micro, part) in items.chunks(self.config.micro_batch_size).enumerate() {
+            let turn = self.turn();
             let contribution = self.seeded_evaluate(part, &[step, micro as u64]);
             let contribution = contribution
                 .map_err(|error| in_rows(&self.objective, &format!("step {step}"), part, error))?;
@@ -235,18 +238,19 @@ impl<'a, O: Objective> Trainer<'a, O> {
             }
             loss += value;
             means.add(contribution.means);
-            let leaves = self.objective.model().trainable().leaves();
-            let parts = Tensor::f_run_backward(&[share], leaves, false, false)?;
+            let turn = turn.filter(|_| self.config.gradient_checkpointing);
+            let parts = self.objective.model().gradients(&share)?;
+            drop(turn);
             if gradients.is_empty() {
-                gradients = parts.into_iter().map(|part| part.defined().then_some(part)).collect();
+                gradients = parts;
                 continue;
             }
             let _no_grad = tch::no_grad_guard();
             for (sum, part) in gradients.iter_mut().zip(parts) {
-                match sum {
-                    Some(sum) if part.defined() => drop(sum.f_add_(&part)?),
-                    None if part.defined() => *sum = Some(part),
-                    _ => {}
+                match (sum.as_mut(), part) {
+                    (Some(sum), Some(part)) => drop(sum.f_add_(&part)?),
+                    (None, part @ Some(_)) => *sum = part,
+                    (_, None) => {}
                 }
             }
         }
@@ -270,16 +274,20 @@ impl<'a, O: Objective> Trainer<'a, O> {
         })
     }
 
-    /// A forward pass in training whose dropout follows from the seed and `place` alone. libtorch draws it from one
-    /// generator of the whole process, so two trainings take turns between seeding it and having drawn.
-    fn seeded_evaluate(&self, items: &[&O::Item], place: &[u64]) -> Result<Contribution> {
+    /// libtorch draws dropout from one generator of the whole process, so two trainings take turns between seeding it and
+    /// having drawn.
+    fn turn(&self) -> Option<MutexGuard<'static, ()>> {
         static GENERATOR: Mutex<()> = Mutex::new(());
-        let _turn = self.objective.model().has_dropout().then(|| {
-            let turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let drawn = self.objective.model().has_dropout();
+        drawn.then(|| GENERATOR.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A forward pass in training whose dropout follows from the seed and `place` alone.
+    fn seeded_evaluate(&self, items: &[&O::Item], place: &[u64]) -> Result<Contribution> {
+        if self.objective.model().has_dropout() {
             let seed: u64 = rand::RngExt::random(&mut generator(self.config.seed, place));
             tch::manual_seed(seed as i64);
-            turn
-        });
+        }
         self.objective.evaluate(items, true)
     }
 

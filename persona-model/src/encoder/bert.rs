@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::layers::{LayerNorm, Layout, Leaves, Linear};
 use crate::model::{Model, ModelState};
 use crate::parameters::Parameters;
+use crate::recompute;
 use crate::weights::{self, LoadReport};
 
 /// What one forward pass is computed with.
@@ -153,14 +154,33 @@ impl Body {
         Ok(Self { embeddings, blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_>>()? })
     }
 
-    /// The output `[N, D]` in float32 of a layer.
-    pub(super) fn forward(&self, batch: &Batch, layer: usize, pass: &Pass<'_>) -> Result<Tensor> {
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// One block in training.
+    pub(super) fn block(&self, layer: usize, x: &Tensor, batch: &Batch, pass: &Pass<'_>) -> Result<Tensor> {
+        let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
+        block.forward(x, batch, pass)
+    }
+
+    /// The output `[N, D]` in float32 of a layer of the model that this is the body of.
+    pub(super) fn forward(
+        &self,
+        model: &dyn Model,
+        batch: &Batch,
+        layer: usize,
+        pass: &Pass<'_>,
+    ) -> Result<Tensor> {
         batch.check_alone()?;
         let Some(blocks) = self.blocks.get(..layer) else {
             let layers = self.blocks.len();
             return Err(Error::Batch(format!("layer {layer} of an encoder that has {layers} layers")));
         };
         let mut x = self.embeddings.forward(batch, pass)?;
+        if recompute::is_wanted(model, pass.train)? {
+            return recompute::forward(model, x, batch, layer);
+        }
         for block in blocks {
             x = block.forward(&x, batch, pass)?;
         }
@@ -253,6 +273,14 @@ impl Model for Bert {
         has_dropout(&self.config, &self.state)
     }
 
+    fn blocks(&self) -> usize {
+        self.body.blocks()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, true)?)
+    }
+
     fn save(&self, folder: &Path) -> Result<()> {
         save(folder, &self.config, &self.state, Purpose::Encoder)
     }
@@ -268,6 +296,6 @@ impl Encoder for Bert {
     }
 
     fn layer_output(&self, batch: &Batch, layer: usize, train: bool) -> Result<Tensor> {
-        self.body.forward(batch, layer, &Pass::new(&self.config, &self.state, batch, train)?)
+        self.body.forward(self, batch, layer, &Pass::new(&self.config, &self.state, batch, train)?)
     }
 }

@@ -145,6 +145,14 @@ impl Model for BertClassifier {
         self.head.dropout > 0.0 || bert::has_dropout(&self.config, &self.state)
     }
 
+    fn blocks(&self) -> usize {
+        self.body.blocks()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, true)?)
+    }
+
     fn save(&self, folder: &Path) -> Result<()> {
         bert::save(folder, &self.config, &self.state, Purpose::Classifier)
     }
@@ -161,7 +169,7 @@ impl Classifier for BertClassifier {
 
     fn logits(&self, batch: &Batch, train: bool) -> Result<Tensor> {
         let pass = Pass::new(&self.config, &self.state, batch, train)?;
-        let hidden = self.body.forward(batch, self.config.num_hidden_layers, &pass)?;
+        let hidden = self.body.forward(self, batch, self.config.num_hidden_layers, &pass)?;
         let pass = Pass { plan: self.state.adapters.row_plan(batch, train)?, ..pass };
         self.head.forward(Pooling::Cls.of(&hidden, batch)?, &pass)
     }

@@ -15,6 +15,7 @@ mod encoders;
 #[cfg(feature = "hub")]
 mod hub;
 mod nf4;
+mod recompute;
 mod seq2seq;
 mod seq2seq_files;
 mod soft_prompts;

@@ -50,8 +50,10 @@ fn log(folder: &Path) -> Vec<serde_json::Value> {
 
 #[test]
 fn stopped_and_killed_runs_end_in_the_same_bytes() {
-    for precision in [Precision::Fp32, Precision::Bf16] {
-        let config = TrainConfig { precision, ..settings() };
+    for (precision, gradient_checkpointing) in
+        [(Precision::Fp32, false), (Precision::Bf16, false), (Precision::Fp32, true)]
+    {
+        let config = TrainConfig { precision, gradient_checkpointing, ..settings() };
         let whole = tempfile::tempdir().unwrap();
         assert_eq!(run(whole.path(), config.clone(), None), End::Finished);
 

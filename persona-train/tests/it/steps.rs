@@ -11,11 +11,15 @@ use crate::{config, examples, tiny, weights};
 /// The weights after three steps, without the key biases: attention does not depend on them, so their gradient is
 /// rounding noise, which AdamW blows up to full steps.
 fn trained(micro_batch_size: usize, weighted: bool) -> Vec<f32> {
+    trained_with(TrainConfig { micro_batch_size, ..config(3) }, weighted)
+}
+
+fn trained_with(config: TrainConfig, weighted: bool) -> Vec<f32> {
     let mut objective = NextToken::new(tiny(0.0));
     if weighted {
         objective = objective.weight(Task::Selection, 0.25).unwrap();
     }
-    let mut trainer = Trainer::new(objective, TrainConfig { micro_batch_size, ..config(3) }).unwrap();
+    let mut trainer = Trainer::new(objective, config).unwrap();
     trainer.fit(&examples(8), &[]).unwrap();
     let objective = trainer.into_objective();
     let parameters = objective.model().parameters();
@@ -39,6 +43,15 @@ fn one_times_eight_is_eight_times_one() {
         }
     }
     assert_ne!(trained(8, false), trained(8, true), "a task's weight changes the step");
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_step() {
+    let whole = trained(8, true);
+    let config = TrainConfig { micro_batch_size: 3, gradient_checkpointing: true, ..config(3) };
+    for (a, b) in whole.iter().zip(trained_with(config, true)) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}");
+    }
 }
 
 #[test]
