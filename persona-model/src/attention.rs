@@ -48,6 +48,9 @@ pub(crate) fn attend_biased(
         Some(cache) if batch.is_step() => {
             one_token_each((queries, keys, values), batch, cache, settings, bias)?
         }
+        None if bias.is_none() && batch.is_padded() => {
+            batch.padded(settings.causal)?.attend((queries, keys, values), settings)?
+        }
         cache => row_by_row((queries, keys, values), batch, cache, settings, bias)?,
     };
     Ok(attended.f_reshape([tokens, heads * head_size])?)

@@ -41,6 +41,7 @@ mod language_model;
 mod layers;
 mod llama;
 mod model;
+mod padded;
 mod parameters;
 mod position_bias;
 mod quantized;

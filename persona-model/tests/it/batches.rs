@@ -109,6 +109,91 @@ fn shared_prefix(model: &dyn CausalLm) {
     }
 }
 
+/// Logits at every token of the rows, and the gradients of a weighted sum of them.
+fn logits_and_gradients(model: &dyn CausalLm, batch: &Batch) -> (Tensor, Vec<Tensor>) {
+    model.parameters().set_trainable(true).unwrap();
+    let logits = model.logits(&model.hidden(batch, None, true).unwrap()).unwrap();
+    let weights = Tensor::arange(logits.numel() as i64, (Kind::Float, Device::Cpu)).sin().view_as(&logits);
+    let gradients = model.gradients(&(&logits * weights).sum(Kind::Float)).unwrap();
+    (logits.detach(), gradients.into_iter().map(Option::unwrap).collect())
+}
+
+#[test]
+fn padded_and_packed_rows_and_attention_side_by_side_agree() {
+    let rows: [&[u32]; 4] = [&[1, 2, 3, 4, 5, 6, 7], &[8], &[9, 10, 11], &[3, 1]];
+    for model in models() {
+        let limits = model.limits();
+        let plain = Batch::rows_of(&rows, limits, Device::Cpu).unwrap();
+        let expected = logits_and_gradients(&model, &plain);
+        let check = |batch: Batch| {
+            let (logits, gradients) = logits_and_gradients(&model, &batch);
+            assert!(difference(&logits, &expected.0) < 1e-5);
+            for (a, b) in gradients.iter().zip(&expected.1) {
+                assert!(difference(a, b) < 1e-4);
+            }
+        };
+        // Padding is on the left in one row, on both sides in another; its id is no token of the model.
+        let mut ids = vec![99_i64; 4 * 8];
+        let mut mask = vec![0_i64; 4 * 8];
+        for (at, (row, left)) in rows.iter().zip([1, 7, 2, 0]).enumerate() {
+            for (token, &id) in row.iter().enumerate() {
+                ids[at * 8 + left + token] = i64::from(id);
+                mask[at * 8 + left + token] = 1;
+            }
+        }
+        let tensor = |values: &[i64]| Tensor::from_slice(values).view([4, 8]);
+        check(Batch::from_padded(&tensor(&ids), &tensor(&mask), limits).unwrap());
+        check(Batch::from_packed(&rows.concat(), &[7, 1, 3, 2], limits, Device::Cpu).unwrap());
+        check(Batch::rows_of(&rows, limits, Device::Cpu).unwrap().with_padded_attention(true));
+    }
+}
+
+#[test]
+fn attention_side_by_side_agrees_on_shared_prefixes() {
+    for model in models() {
+        let build = || {
+            let mut builder = BatchBuilder::default();
+            let first = builder.row(&[1, 2, 3, 4, 5]);
+            builder.continuation(first, &[6, 7]);
+            let second = builder.row(&[8, 9]);
+            builder.continuation(second, &[10, 11, 12]);
+            builder.continuation(first, &[13]);
+            builder.build(model.limits(), Device::Cpu).unwrap()
+        };
+        let (logits, gradients) = logits_and_gradients(&model, &build());
+        let (padded, padded_gradients) = logits_and_gradients(&model, &build().with_padded_attention(true));
+        assert!(difference(&logits, &padded) < 1e-5);
+        for (a, b) in gradients.iter().zip(&padded_gradients) {
+            assert!(difference(a, b) < 1e-4);
+        }
+    }
+}
+
+#[test]
+fn values_are_padded_on_the_right() {
+    let batch = Batch::rows_of(&[&[1, 2, 3], &[4]], tiny().limits(), Device::Cpu).unwrap();
+    let values = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([4, 1]);
+    let padded = batch.pad(&values, -1.0).unwrap();
+    assert_eq!(padded.size(), [2, 3, 1]);
+    assert_eq!(Vec::<f64>::try_from(padded.view(-1)).unwrap(), [1.0, 2.0, 3.0, 4.0, -1.0, -1.0]);
+    assert!(batch.pad(&values.narrow(0, 0, 3), 0.0).unwrap_err().to_string().contains("for 4 tokens"));
+}
+
+#[test]
+fn padded_and_packed_rows_that_do_not_fit_are_refused() {
+    let limits = tiny().limits();
+    let tensor = |shape: &[i64]| Tensor::ones(shape, (Kind::Int64, Device::Cpu));
+    let padded = |ids: &Tensor, mask: &Tensor| Batch::from_padded(ids, mask, limits).unwrap_err().to_string();
+    assert!(padded(&tensor(&[2, 3]), &tensor(&[2, 2])).contains("differ in shape"));
+    assert!(padded(&tensor(&[3]), &tensor(&[3])).contains("[B, T]"));
+    assert!(padded(&(tensor(&[2, 3]) * -5), &tensor(&[2, 3])).contains("row 0"));
+    assert!(padded(&tensor(&[2, 3]), &tensor(&[2, 3]).zeros_like()).contains("no tokens"));
+    let packed =
+        |lengths: &[usize]| Batch::from_packed(&[1, 2, 3], lengths, limits, Device::Cpu).unwrap_err();
+    assert!(packed(&[1, 1]).to_string().contains("3 packed ids"));
+    assert!(packed(&[2, usize::MAX]).to_string().contains("3 packed ids"));
+}
+
 #[test]
 fn bf16_stays_near_float32() {
     let mut model = tiny();

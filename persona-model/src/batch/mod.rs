@@ -5,10 +5,17 @@
 //! of the batch (a shared prefix), or the past that a cache holds. Plain rows, several examples packed together, and
 //! many continuations of one prompt are all this one type; what the rows are is the caller's affair.
 
+mod builder;
+mod layouts;
+
+use std::cell::OnceCell;
+
 use tch::{Device, Kind, Tensor};
 
+pub use self::builder::BatchBuilder;
 use crate::adapters::AdapterId;
 use crate::error::{Error, Result};
+use crate::padded::Padded;
 
 /// What a row's tokens attend to besides the row's own tokens up to themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +69,9 @@ pub struct Batch {
     /// For each row of targets the source row that it reads.
     sources: Option<Vec<usize>>,
     token_types: Option<TokenTypes>,
+    /// Whether attention puts rows side by side; None for what suits the device.
+    side_by_side: Option<bool>,
+    padded: OnceCell<Padded>,
 }
 
 /// Which part of a pair each token belongs to.
@@ -86,6 +96,8 @@ impl Batch {
             adapters: self.adapters.clone(),
             sources: self.sources.clone(),
             token_types: types.map(|types| TokenTypes { ids: types.ids.shallow_clone(), ..*types }),
+            side_by_side: self.side_by_side,
+            padded: OnceCell::new(),
         }
     }
 
@@ -195,6 +207,29 @@ impl Batch {
         self.sources.as_deref()
     }
 
+    /// Whether attention lays the rows side by side with padding and computes them at once, or takes a row at a time. By
+    /// itself it does the first on CUDA, where a kernel a row costs more than what is computed for padding. Every other
+    /// layer computes the line of tokens, without padding. A cache goes its own way.
+    #[must_use]
+    pub fn with_padded_attention(mut self, padded: bool) -> Self {
+        self.side_by_side = Some(padded);
+        self
+    }
+
+    pub(crate) fn is_padded(&self) -> bool {
+        let cached = self.rows.iter().any(|row| matches!(row.context, Context::Cached(_)));
+        !cached && self.side_by_side.unwrap_or_else(|| self.device().is_cuda())
+    }
+
+    /// The rows side by side; a model is causal in all of its layers, or in none.
+    pub(crate) fn padded(&self, causal: bool) -> Result<&Padded> {
+        if let Some(padded) = self.padded.get() {
+            return Ok(padded);
+        }
+        let padded = Padded::new(&self.rows, causal, self.device())?;
+        Ok(self.padded.get_or_init(|| padded))
+    }
+
     /// Whether every row adds one token to a cache: the step of decoding.
     pub(crate) fn is_step(&self) -> bool {
         self.rows.iter().all(|row| row.len == 1 && matches!(row.context, Context::Cached(_)))
@@ -230,7 +265,18 @@ impl Batch {
             });
         }
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
-        Ok(Self { ids, positions, rows, masks, longest, adapters: None, sources: None, token_types: None })
+        Ok(Self {
+            ids,
+            positions,
+            rows,
+            masks,
+            longest,
+            adapters: None,
+            sources: None,
+            token_types: None,
+            side_by_side: None,
+            padded: OnceCell::new(),
+        })
     }
 
     /// The batch with virtual tokens before its texts, for each row so many: a row that begins its text gets them as its
@@ -244,7 +290,7 @@ impl Batch {
             Row { start: start - len, len, past, context: row.context }
         });
         let laid_out = Self::lay_out(self.ids.shallow_clone(), rows.collect(), most, self.device())?;
-        Ok(Self { adapters: self.adapters.clone(), ..laid_out })
+        Ok(Self { adapters: self.adapters.clone(), side_by_side: self.side_by_side, ..laid_out })
     }
 
     /// The rows, in the order in which they were added.
@@ -281,106 +327,8 @@ pub struct Limits {
     pub positions: usize,
 }
 
-/// Collects the rows of a [`Batch`].
-#[derive(Debug, Default)]
-pub struct BatchBuilder {
-    ids: Vec<i64>,
-    rows: Vec<Row>,
-}
-
-impl BatchBuilder {
-    /// Adds a row that stands alone, and returns its index.
-    pub fn row(&mut self, ids: &[u32]) -> usize {
-        self.push(ids, Context::None, 0)
-    }
-
-    /// Adds a row that continues an earlier row of this batch, and returns its index.
-    pub fn continuation(&mut self, of: usize, ids: &[u32]) -> usize {
-        let past = self.rows.get(of).map_or(0, |row| row.len);
-        self.push(ids, Context::Row(of), past)
-    }
-
-    /// Adds a row that continues what a cache holds (`past` tokens) of one of its rows, and returns its index.
-    pub fn cached(&mut self, cache_row: usize, past: usize, ids: &[u32]) -> usize {
-        self.push(ids, Context::Cached(cache_row), past)
-    }
-
-    /// The index that the first token of the next row will have.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    fn push(&mut self, ids: &[u32], context: Context, past: usize) -> usize {
-        let start = self.ids.len();
-        self.ids.extend(ids.iter().map(|&id| i64::from(id)));
-        self.rows.push(Row { start, len: ids.len(), context, past });
-        self.rows.len() - 1
-    }
-
-    /// Checks the rows and puts them on a device.
-    ///
-    /// # Errors
-    /// [`Error::Vocabulary`] and [`Error::TooLong`] with the row; [`Error::Batch`] for no rows, an empty row, and a
-    /// continuation of a row that is not there or that itself continues another.
-    pub fn build(self, limits: Limits, device: Device) -> Result<Batch> {
-        if self.rows.is_empty() {
-            return Err(Error::Batch("no rows".to_owned()));
-        }
-        for (at, row) in self.rows.iter().enumerate() {
-            if row.len == 0 {
-                return Err(Error::Batch(format!("row {at} has no tokens")));
-            }
-            for &id in &self.ids[row.start..row.start + row.len] {
-                if id as usize >= limits.vocabulary {
-                    return Err(Error::Vocabulary { id: id as u32, row: at, vocabulary: limits.vocabulary });
-                }
-            }
-            if let Context::Row(of) = row.context
-                && !self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None)
-            {
-                return Err(Error::Batch(format!(
-                    "row {at} continues row {of}, which must be an earlier row without a context"
-                )));
-            }
-        }
-        let ids = Tensor::f_from_slice(&self.ids)?.f_to_device(device)?;
-        Batch::lay_out(ids, self.rows, limits.positions, device)
-    }
-}
-
 /// Which of `past + len` tokens each of the last `len` sees: `[len, past + len]`, true where it looks.
 pub(crate) fn causal_mask(len: usize, past: usize, device: Device) -> Result<Tensor> {
     let ones = Tensor::f_ones([len as i64, (past + len) as i64], (Kind::Bool, device))?;
     Ok(ones.f_tril(past as i64)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits { vocabulary: 10, positions: 6 };
-
-    #[test]
-    fn rows_and_continuations_get_their_positions() {
-        let mut builder = BatchBuilder::default();
-        let prompt = builder.row(&[1, 2, 3]);
-        builder.continuation(prompt, &[4, 5]);
-        builder.cached(0, 4, &[6]);
-        let batch = builder.build(LIMITS, Device::Cpu).unwrap();
-        assert_eq!(Vec::<i64>::try_from(&batch.positions).unwrap(), [0, 1, 2, 3, 4, 4]);
-        assert_eq!((batch.tokens(), batch.longest()), (6, 5));
-    }
-
-    #[test]
-    fn bad_rows_are_named() {
-        let build = |rows: &[&[u32]]| Batch::rows_of(rows, LIMITS, Device::Cpu).unwrap_err().to_string();
-        assert!(build(&[&[1], &[1, 10]]).contains("token id 10 in row 1"));
-        assert!(build(&[&[1; 7]]).contains("7 tokens, the model has 6"));
-        assert!(build(&[&[1], &[]]).contains("row 1 has no tokens"));
-        assert!(build(&[]).contains("no rows"));
-        let mut builder = BatchBuilder::default();
-        builder.continuation(3, &[1]);
-        assert!(builder.build(LIMITS, Device::Cpu).unwrap_err().to_string().contains("continues row 3"));
-    }
 }
