@@ -26,8 +26,8 @@ pub(crate) enum Plan<'a> {
 /// Several adapters with the mask that keeps every token to its own.
 pub(crate) struct Stacked<'a> {
     adapters: &'a Adapters,
-    /// For each token the index among the stacked adapters, or -1: `[N, 1]`.
-    own: Tensor,
+    /// For each of the stack's ownerships, `[N, R]`: a token's scale at the ranks of its own adapter, 0 at all others.
+    masks: Vec<Tensor>,
 }
 
 /// The matrices of several adapters, one below the other.
@@ -35,6 +35,7 @@ pub(crate) struct Stacked<'a> {
 pub(super) struct Stack {
     ids: Vec<AdapterId>,
     sites: Vec<Option<StackedSite>>,
+    ownerships: Vec<Ownership>,
 }
 
 #[derive(Debug)]
@@ -43,10 +44,17 @@ struct StackedSite {
     a: Tensor,
     /// `[out, R]`.
     b: Tensor,
-    /// The adapter of each rank, `[1, R]`.
-    owner: Tensor,
-    /// Its scale, `[1, R]`.
-    scale: Tensor,
+    /// Which of the stack's ownerships.
+    ownership: usize,
+}
+
+/// Whose the ranks of a site are; most sites have the same.
+#[derive(Debug, PartialEq)]
+struct Ownership {
+    /// The adapter of each rank, by its place in the stack, R in all.
+    owners: Vec<i64>,
+    /// Its scale.
+    scales: Vec<f64>,
 }
 
 impl<'a> Plan<'a> {
@@ -159,12 +167,21 @@ impl<'a> Stacked<'a> {
             .iter()
             .flat_map(|(tokens, id)| std::iter::repeat_n(id.map_or(-1, place), *tokens as usize))
             .collect();
-        let own = Tensor::f_from_slice(&own)?.f_to_device(batch.device())?.f_unsqueeze(1)?;
+        let device = batch.device();
+        let own = Tensor::f_from_slice(&own)?.f_to_device(device)?.f_unsqueeze(1)?;
         if !held {
             let stack = Stack::new(adapters, ids)?;
             adapters.stack.replace(Some(stack));
         }
-        Ok(Self { adapters, own })
+        let stack = adapters.stack.borrow();
+        let mask = |ownership: &Ownership| -> Result<Tensor> {
+            let owners = Tensor::f_from_slice(&ownership.owners)?.f_to_device(device)?;
+            let scales =
+                Tensor::f_from_slice(&ownership.scales)?.f_to_kind(Kind::Float)?.f_to_device(device)?;
+            Ok(own.f_eq_tensor(&owners)?.f_to_kind(Kind::Float)?.f_mul(&scales)?)
+        };
+        let masks = stack.iter().flat_map(|stack| &stack.ownerships).map(mask).collect::<Result<_>>()?;
+        Ok(Self { adapters, masks })
     }
 
     fn add(&self, site: usize, x: &Tensor, output: Tensor) -> Result<Tensor> {
@@ -173,8 +190,8 @@ impl<'a> Stacked<'a> {
             return Ok(output);
         };
         let kind = x.kind();
-        let mask = self.own.f_eq_tensor(&site.owner)?.f_to_kind(kind)?.f_mul(&site.scale.f_to_kind(kind)?)?;
-        let low = x.f_mm(&site.a.f_to_kind(kind)?.f_tr()?)?.f_mul(&mask)?;
+        let Some(mask) = self.masks.get(site.ownership) else { return Ok(output) };
+        let low = x.f_mm(&site.a.f_to_kind(kind)?.f_tr()?)?.f_mul(&mask.f_to_kind(kind)?)?;
         Ok(output.f_addmm(&low, &site.b.f_to_kind(kind)?.f_tr()?)?)
     }
 }
@@ -184,24 +201,28 @@ impl Stack {
         let _no_grad = tch::no_grad_guard();
         let loras = ids.iter().filter_map(|&id| adapters.lora(id).transpose());
         let loras: Vec<&Lora> = loras.collect::<Result<_>>()?;
+        let mut ownerships: Vec<Ownership> = Vec::new();
         let site = |site: usize| -> Result<Option<StackedSite>> {
-            let (mut a, mut b, mut owner, mut scale) = (vec![], vec![], vec![], vec![]);
+            let (mut a, mut b, mut owners, mut scales) = (vec![], vec![], vec![], vec![]);
             for (at, lora) in loras.iter().enumerate() {
                 let Some(low_rank) = lora.at(site) else { continue };
                 let rank = low_rank.a.size2()?.0 as usize;
                 a.push(low_rank.a.shallow_clone());
                 b.push(low_rank.b.shallow_clone());
-                owner.extend(std::iter::repeat_n(at as i64, rank));
-                scale.extend(std::iter::repeat_n(low_rank.scale, rank));
+                owners.extend(std::iter::repeat_n(at as i64, rank));
+                scales.extend(std::iter::repeat_n(low_rank.scale, rank));
             }
-            let Some(first) = a.first() else { return Ok(None) };
-            let device = first.device();
-            let owner = Tensor::f_from_slice(&owner)?.f_to_device(device)?.f_unsqueeze(0)?;
-            let scale = Tensor::f_from_slice(&scale)?.f_to_kind(Kind::Float)?.f_to_device(device)?;
-            let scale = scale.f_unsqueeze(0)?;
-            Ok(Some(StackedSite { a: Tensor::f_cat(&a, 0)?, b: Tensor::f_cat(&b, 1)?, owner, scale }))
+            if a.is_empty() {
+                return Ok(None);
+            }
+            let wanted = Ownership { owners, scales };
+            let ownership = ownerships.iter().position(|held| *held == wanted).unwrap_or(ownerships.len());
+            if ownership == ownerships.len() {
+                ownerships.push(wanted);
+            }
+            Ok(Some(StackedSite { a: Tensor::f_cat(&a, 0)?, b: Tensor::f_cat(&b, 1)?, ownership }))
         };
         let sites = (0..adapters.sites().len()).map(site).collect::<Result<_>>()?;
-        Ok(Self { ids, sites })
+        Ok(Self { ids, sites, ownerships })
     }
 }

@@ -299,6 +299,12 @@ impl Batch {
         &self.rows
     }
 
+    /// The ids of all rows in one line, `[N]`.
+    #[must_use]
+    pub fn ids(&self) -> &Tensor {
+        &self.ids
+    }
+
     /// The number of tokens N.
     #[must_use]
     pub fn tokens(&self) -> usize {
