@@ -155,9 +155,21 @@ impl TargetBatch {
     /// # Errors
     /// libtorch's.
     pub fn log_probs(&self, model: &dyn CausalLm, train: bool) -> Result<Tensor> {
+        self.targets.log_probs(&self.logits(model, train)?)
+    }
+
+    /// The logits that predict every target token, `[M, V]` in float32, sequence after sequence.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn logits(&self, model: &dyn CausalLm, train: bool) -> Result<Tensor> {
         let hidden = model.hidden(&self.batch, None, train)?;
-        let logits = model.logits(&hidden.f_index_select(0, &self.predicted_at)?)?;
-        self.targets.log_probs(&logits)
+        model.logits(&hidden.f_index_select(0, &self.predicted_at)?)
+    }
+
+    /// The target tokens, `[M]`, sequence after sequence.
+    pub fn ids(&self) -> &Tensor {
+        &self.targets.ids
     }
 
     /// Sums per sequence, `[S]`, of one number per target token, `[M]`.

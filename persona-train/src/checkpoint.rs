@@ -73,6 +73,7 @@ impl std::fmt::Display for Versions {
 pub(crate) const FORMAT: u32 = 2;
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const OBJECTIVE: &str = "objective.safetensors";
 const STATE: &str = "state.json";
 
 /// The checkpoints of a run, `step-NNNNNNNN` each, in one folder.
@@ -112,6 +113,7 @@ impl Checkpoints {
         &self,
         mut state: State,
         model: &(impl Model + ?Sized),
+        objective: Option<&Parameters>,
         optimizer: &AdamW,
         keep: usize,
     ) -> Result<()> {
@@ -126,7 +128,10 @@ impl Checkpoints {
                 ("exp_avg_sq".to_owned(), square.shallow_clone()),
             ];
             write_tensors(&unfinished.join(OPTIMIZER), &moments, &[])?;
-            for file in [WEIGHTS, OPTIMIZER] {
+            if let Some(parameters) = objective {
+                write_weights(&unfinished.join(OBJECTIVE), parameters)?;
+            }
+            for file in [WEIGHTS, OPTIMIZER].into_iter().chain(objective.map(|_| OBJECTIVE)) {
                 state.files.push((file.to_owned(), file_hash(&unfinished.join(file))?));
             }
             let text = serde_json::to_vec_pretty(&state).map_err(|error| damaged(&unfinished, error))?;
@@ -198,6 +203,11 @@ pub(crate) fn write_weights(path: &Path, parameters: &Parameters) -> Result<()> 
         .map(|(spec, leaf)| (spec.name.clone(), leaf.shallow_clone()))
         .collect();
     Ok(write_tensors(path, &tensors, &[])?)
+}
+
+/// Fills an objective's own parameters from a checkpoint.
+pub(crate) fn restore_state(folder: &Path, parameters: &mut Parameters) -> Result<()> {
+    read_weights(&folder.join(OBJECTIVE), parameters)
 }
 
 /// Fills a model's parameters from a file of [`write_weights`].

@@ -1,6 +1,6 @@
 //! What the loop asks of a task: numerators, counts, and what to log.
 
-use persona_model::Model;
+use persona_model::{Model, Parameters};
 use tch::Tensor;
 
 use crate::error::Result;
@@ -40,11 +40,49 @@ pub trait Objective {
     /// What these examples add to the count by which the loss is divided.
     fn count(&self, items: &[&Self::Item]) -> f64;
 
-    /// The forward pass. `train` switches dropout on.
+    /// Whether an example's loss depends on the other examples of its step, beyond what [`begin`](Self::begin) can tell
+    /// them. Such a step is not cut up: the loop refuses a `micro_batch_size` below the `batch_size`. On validation data
+    /// the loss then is that of batches of `micro_batch_size`.
+    fn couples_batch(&self) -> bool {
+        false
+    }
+
+    /// Called with all examples of a step, or of an evaluation, before they are computed in parts of `micro_batch_size`:
+    /// the place for what the loss of each part needs to know of the whole.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    fn begin(&self, items: &[&Self::Item], micro_batch_size: usize) -> Result<()> {
+        let _ = (items, micro_batch_size);
+        Ok(())
+    }
+
+    /// The forward pass of some or all of the examples that [`begin`](Self::begin) was last called with; of any, where it
+    /// was never called. `train` switches dropout on.
     ///
     /// # Errors
     /// The model's, and the objective's own through [`Error::objective`](crate::Error::objective).
     fn evaluate(&self, items: &[&Self::Item], train: bool) -> Result<Contribution>;
+
+    /// Called after each optimiser step, counted from 1 over the whole run.
+    ///
+    /// # Errors
+    /// The objective's own.
+    fn after_step(&mut self, step: u64) -> Result<()> {
+        let _ = step;
+        Ok(())
+    }
+
+    /// Parameters beside the trained ones that [`after_step`](Self::after_step) changes: they are kept in checkpoints, and
+    /// a continued run finds them as they were.
+    fn state(&self) -> Option<&Parameters> {
+        None
+    }
+
+    /// The parameters of [`state`](Self::state), to write to.
+    fn state_mut(&mut self) -> Option<&mut Parameters> {
+        None
+    }
 }
 
 /// What a forward pass gives.

@@ -68,9 +68,20 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// A run that leaves no files.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting out of range.
+    /// [`Error::Config`] for a setting out of range, and for steps in parts of an objective that
+    /// [couples](Objective::couples_batch) the examples of a step.
     pub fn new(objective: O, config: TrainConfig) -> Result<Self> {
         config.validate()?;
+        if objective.couples_batch() && config.micro_batch_size < config.batch_size {
+            let reason = format!(
+                "is {} and `batch_size` {}: the loss of an example depends on the others of its step (`{}`), which \
+                 therefore cannot be computed in parts; make the two equal",
+                config.micro_batch_size,
+                config.batch_size,
+                objective.describe()
+            );
+            return Err(Error::Config { key: "micro_batch_size", reason });
+        }
         Ok(Self { objective, config, folder: None, observer: None, evaluators: Vec::new(), interrupt: None })
     }
 
@@ -135,6 +146,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
                     return Err(Error::OtherRun { path: folder, difference });
                 }
                 Checkpoints::restore(&folder, held.step, self.objective.model_mut(), &mut optimizer)?;
+                self.objective
+                    .state_mut()
+                    .map(|state| checkpoint::restore_state(&folder, state))
+                    .transpose()?;
                 files.cut_log(held.log_bytes)?;
                 if held.versions != state.versions {
                     let (held, now) = (&held.versions, &state.versions);
@@ -223,6 +238,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
             items.iter().map(|item| self.objective.id(item)).collect::<Vec<_>>().join(", ")
         };
         let count = self.objective.count(items);
+        self.objective
+            .begin(items, self.config.micro_batch_size)
+            .map_err(|error| in_rows(&self.objective, &format!("step {step}"), items, error))?;
         let mut gradients: Vec<Option<Tensor>> = Vec::new();
         let mut means = Means::default();
         let mut loss = 0.0;
@@ -262,6 +280,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let scale = self.config.max_grad_norm.map_or(1.0, |limit| (limit / (grad_norm + 1e-6)).min(1.0));
         let learning_rate = self.config.rate_at(step);
         optimizer.step(self.objective.model_mut().trainable_mut(), &gradients, scale, learning_rate)?;
+        self.objective.after_step(step)?;
         Ok(StepRecord {
             step,
             steps: self.config.steps,
@@ -353,6 +372,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         files.checkpoints.save(
             state.clone(),
             self.objective.model(),
+            self.objective.state(),
             optimizer,
             self.config.keep_checkpoints,
         )?;
@@ -406,6 +426,9 @@ pub fn evaluate<O: Objective>(
     let all: Vec<&O::Item> = items.iter().collect();
     let mut means = Means::default();
     let mut sum = 0.0;
+    objective
+        .begin(&all, micro_batch_size.max(1))
+        .map_err(|error| in_rows(objective, "evaluation", &all, error))?;
     for part in all.chunks(micro_batch_size.max(1)) {
         let contribution = objective.evaluate(part, false);
         let contribution = contribution.map_err(|error| in_rows(objective, "evaluation", part, error))?;
