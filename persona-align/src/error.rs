@@ -33,6 +33,41 @@ pub enum Error {
         range: &'static str,
     },
 
+    /// A loss needs what the log-probabilities do not hold.
+    #[error("{needed_by} needs {what}; {how}")]
+    Missing {
+        /// What is not there.
+        what: &'static str,
+        /// Which loss or option asks for it.
+        needed_by: String,
+        /// How to give it.
+        how: &'static str,
+    },
+
+    /// Options that contradict each other.
+    #[error("{0}")]
+    Combination(String),
+
+    /// A log-probability is not a number, or infinite.
+    #[error(
+        "{what}: {value} in row {row}; are there logits that are not finite, or a token of probability 0?"
+    )]
+    NonFinite {
+        /// Whose log-probabilities.
+        what: &'static str,
+        /// The row, from 0.
+        row: usize,
+        /// The value.
+        value: f64,
+    },
+
+    /// A response without tokens.
+    #[error("mask: row {row} has no token; a response has one at least, its end")]
+    EmptyResponse {
+        /// The row, from 0.
+        row: usize,
+    },
+
     /// A file of pairs could not be read or written.
     #[cfg(feature = "pairs")]
     #[error("{path}: {source}")]

@@ -14,6 +14,16 @@
 //! # Ok::<(), persona_align::Error>(())
 //! ```
 //!
+//! # Which loss
+//! - [`PreferenceLoss`]: chosen and rejected against a reference, DPO and all of its kin ([`LossType`]), also weighted
+//!   sums of them, with another [`Divergence`], less weight for what is longer (LD-DPO), or weighted pairs (WPO).
+//! - [`ReferenceFreeLoss`]: chosen and rejected alone. SimPO, CPO, ORPO.
+//! - [`UnpairedLoss`]: single responses that are desirable or not, against a reference. KTO.
+//! - [`losses`]: each formula as a function of tensors, with its paper.
+//!
+//! Sums of log-probabilities are enough for most ([`PairLogProbs::from_sums`]). [`TokenLogProbs`] takes tokens and a mask,
+//! or logits, and serves all; [`TokenStatistics`] add what WPO and some metrics read of whole distributions.
+//!
 //! # Features
 //! - `pairs`: building preference pairs from any generator of replies, as PAL does; files that TRL reads.
 //! - `trainer` (default): the preference objective for persona-train's loop, the reference's log-probabilities cached.
@@ -21,15 +31,36 @@
 mod error;
 mod log_probs;
 mod loss;
+pub mod losses;
+mod metrics;
+mod options;
 #[cfg(feature = "pairs")]
 mod pairs;
 #[cfg(feature = "trainer")]
 mod preference;
+#[cfg(feature = "trainer")]
+mod reference;
+mod reference_free;
+mod statistics;
+mod unpaired;
+#[cfg(feature = "trainer")]
+mod unpaired_preference;
 
 pub use error::{Error, Result};
 pub use log_probs::{PairLogProbs, TokenLogProbs};
-pub use loss::{PreferenceLoss, PreferenceMetrics, PreferenceOutput};
+pub use loss::{LossType, PreferenceLoss, PreferenceOutput};
+pub use losses::Divergence;
+pub use metrics::{Metric, PreferenceMetrics};
 #[cfg(feature = "pairs")]
 pub use pairs::{Pair, PairBuilder, PairOptions, PairReport, read_pairs, write_pairs};
 #[cfg(feature = "trainer")]
-pub use preference::{Preference, ReferencedPair, reference_log_probs};
+pub use preference::{PairItem, Preference};
+#[cfg(feature = "trainer")]
+pub use reference::{LiveReference, Reference, ReferencedPair, reference_log_probs};
+pub use reference_free::ReferenceFreeLoss;
+pub use statistics::TokenStatistics;
+pub use unpaired::{UnpairedLogProbs, UnpairedLoss, UnpairedOutput};
+#[cfg(feature = "trainer")]
+pub use unpaired_preference::{
+    LabelledReply, ReferencedReply, UnpairedPreference, unpaired_reference_log_probs,
+};

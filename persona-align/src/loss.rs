@@ -1,25 +1,240 @@
-//! Preference losses: pure functions of log-probabilities.
+//! Losses of pairs against a reference.
+
+use std::fmt;
 
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::log_probs::{PairLogProbs, same_shape};
+use crate::losses::{self, Divergence};
+use crate::metrics::{PreferenceMetrics, Sums};
+use crate::options;
 
-/// A preference loss with its options.
-///
-/// Notation: for a pair, `A_c` and `A_r` are the policy's minus the reference's summed log-probability of the chosen and
-/// the rejected response; `h = A_c - A_r`.
+/// One loss of pairs, without its `beta`. The functions of [`losses`] give formula and paper of each.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum LossType {
+    /// [`losses::sigmoid`]: DPO.
+    Sigmoid,
+    /// [`losses::conservative`]: DPO where labels are wrong with this probability, below one half.
+    Conservative(f64),
+    /// [`losses::hinge`]: SLiC.
+    Hinge,
+    /// [`losses::ipo`]: IPO, means over tokens.
+    Ipo,
+    /// [`losses::exo_pair`]: EXO, with its label smoothing above 0 and below one half.
+    ExoPair(f64),
+    /// [`losses::nca_pair`]: NCA.
+    NcaPair,
+    /// [`losses::robust`]: DPO unbiased under flipped labels, with their probability below one half.
+    Robust(f64),
+    /// [`losses::bco_pair`]: BCO, with the shift of its rewards; TRL's is 0.
+    BcoPair(f64),
+    /// [`losses::sppo_hard`]: SPPO.
+    SppoHard,
+    /// [`losses::aot`]: AOT, with its label smoothing below one half. Couples the pairs of a step.
+    Aot(f64),
+    /// [`losses::aot_unpaired`]: AOT without pairs, with its label smoothing below one half. Couples the pairs of a step.
+    AotUnpaired(f64),
+    /// [`losses::apo_zero`]: APO-zero.
+    ApoZero,
+    /// [`losses::apo_down`]: APO-down.
+    ApoDown,
+    /// [`losses::discopop`]: DiscoPOP, with its temperature; 0.05 in the paper.
+    DiscoPop(f64),
+    /// [`losses::sft`]: likelihood of the chosen response, a mean over tokens. The reference enters the metrics alone.
+    Sft,
+    /// [`losses::sigmoid_norm`]: DPO of means over tokens.
+    SigmoidNorm,
+}
+
+impl LossType {
+    /// The loss of a name of TRL's `loss_type`. `label_smoothing` is read by `exo_pair`, `robust`, `aot` and
+    /// `aot_unpaired`, and by our `conservative`; DiscoPOP's temperature is the paper's.
+    #[must_use]
+    pub fn from_name(name: &str, label_smoothing: f64) -> Option<Self> {
+        Some(match name {
+            "sigmoid" => Self::Sigmoid,
+            "conservative" => Self::Conservative(label_smoothing),
+            "hinge" => Self::Hinge,
+            "ipo" => Self::Ipo,
+            "exo_pair" => Self::ExoPair(label_smoothing),
+            "nca_pair" => Self::NcaPair,
+            "robust" => Self::Robust(label_smoothing),
+            "bco_pair" => Self::BcoPair(0.0),
+            "sppo_hard" => Self::SppoHard,
+            "aot" => Self::Aot(label_smoothing),
+            "aot_unpaired" => Self::AotUnpaired(label_smoothing),
+            "apo_zero" => Self::ApoZero,
+            "apo_down" => Self::ApoDown,
+            "discopop" => Self::DiscoPop(0.05),
+            "sft" => Self::Sft,
+            "sigmoid_norm" => Self::SigmoidNorm,
+            _ => return None,
+        })
+    }
+
+    /// TRL's name; `conservative` is ours.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sigmoid => "sigmoid",
+            Self::Conservative(_) => "conservative",
+            Self::Hinge => "hinge",
+            Self::Ipo => "ipo",
+            Self::ExoPair(_) => "exo_pair",
+            Self::NcaPair => "nca_pair",
+            Self::Robust(_) => "robust",
+            Self::BcoPair(_) => "bco_pair",
+            Self::SppoHard => "sppo_hard",
+            Self::Aot(_) => "aot",
+            Self::AotUnpaired(_) => "aot_unpaired",
+            Self::ApoZero => "apo_zero",
+            Self::ApoDown => "apo_down",
+            Self::DiscoPop(_) => "discopop",
+            Self::Sft => "sft",
+            Self::SigmoidNorm => "sigmoid_norm",
+        }
+    }
+
+    /// Whether the loss of a pair depends on the other pairs.
+    #[must_use]
+    pub fn couples_batch(self) -> bool {
+        matches!(self, Self::Aot(_) | Self::AotUnpaired(_))
+    }
+
+    /// Whether it reads the scores that a divergence makes, or nothing of the reference at all.
+    fn knows_divergences(self) -> bool {
+        !matches!(
+            self,
+            Self::NcaPair
+                | Self::BcoPair(_)
+                | Self::SppoHard
+                | Self::Aot(_)
+                | Self::AotUnpaired(_)
+                | Self::ApoZero
+                | Self::ApoDown
+        )
+    }
+
+    fn check(self) -> Result<()> {
+        match self {
+            Self::Conservative(smoothing) | Self::Robust(smoothing) => options::label_smoothing(smoothing),
+            Self::Aot(smoothing) | Self::AotUnpaired(smoothing) => options::label_smoothing(smoothing),
+            Self::ExoPair(smoothing) => options::label_smoothing_above_zero(smoothing),
+            Self::BcoPair(shift) => options::finite("shift", shift),
+            Self::DiscoPop(tau) => options::positive("tau", tau),
+            _ => Ok(()),
+        }
+    }
+
+    /// The option beside the name.
+    fn option(self) -> Option<f64> {
+        match self {
+            Self::Conservative(value)
+            | Self::ExoPair(value)
+            | Self::Robust(value)
+            | Self::BcoPair(value)
+            | Self::Aot(value)
+            | Self::AotUnpaired(value)
+            | Self::DiscoPop(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for LossType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.option() {
+            None => f.write_str(self.name()),
+            Some(value) => write!(f, "{}({value})", self.name()),
+        }
+    }
+}
+
+/// A preference loss with its options: one [`LossType`], or a weighted sum of several, with one `beta`.
+///
+/// The loss is a mean over pairs. Log-probabilities are sums over the response's tokens and not divided by its length, but
+/// in `ipo` and `sigmoid_norm`, which take means over tokens. `beta` says how dear it is to leave the reference.
+///
+/// Losses of other shapes: [`ReferenceFreeLoss`](crate::ReferenceFreeLoss), [`UnpairedLoss`](crate::UnpairedLoss).
+#[derive(Debug, Clone, PartialEq)]
 pub struct PreferenceLoss {
     beta: f64,
+    terms: Vec<(f64, LossType)>,
+    divergence: Divergence,
+    ld_alpha: Option<f64>,
+    weighting: bool,
 }
 
 impl PreferenceLoss {
+    /// A loss of one type.
+    #[must_use]
+    pub fn new(loss: LossType, beta: f64) -> Self {
+        Self::mixture(beta, &[(1.0, loss)])
+    }
+
     /// DPO (Rafailov et al. 2023), as TRL's `sigmoid`: `-log sigmoid(beta * h)` a pair, log-probabilities summed over
-    /// the response's tokens and not divided by its length.
+    /// the response's tokens and not divided by its length; `h = A_c - A_r`.
     #[must_use]
     pub fn sigmoid(beta: f64) -> Self {
-        Self { beta }
+        Self::new(LossType::Sigmoid, beta)
+    }
+
+    /// Conservative DPO (Mitchell 2023): labels are wrong with probability `label_smoothing`, which is below one half.
+    #[must_use]
+    pub fn conservative(beta: f64, label_smoothing: f64) -> Self {
+        Self::new(LossType::Conservative(label_smoothing), beta)
+    }
+
+    /// The sum of several losses, each times its weight, as TRL's `loss_type` and `loss_weights`. All have one `beta`.
+    #[must_use]
+    pub fn mixture(beta: f64, terms: &[(f64, LossType)]) -> Self {
+        Self {
+            beta,
+            terms: terms.to_vec(),
+            divergence: Divergence::ReverseKl,
+            ld_alpha: None,
+            weighting: false,
+        }
+    }
+
+    /// MPO (Wang et al. 2024, mixed preference optimisation): 0.8 `sigmoid`, 0.2 `bco_pair`, 1 `sft`.
+    #[must_use]
+    pub fn mpo(beta: f64) -> Self {
+        Self::mixture(beta, &[(0.8, LossType::Sigmoid), (0.2, LossType::BcoPair(0.0)), (1.0, LossType::Sft)])
+    }
+
+    /// Adds the negative log-likelihood of the chosen responses times a weight, a mean over tokens.
+    #[must_use]
+    pub fn with_sft(mut self, weight: f64) -> Self {
+        self.terms.push((weight, LossType::Sft));
+        self
+    }
+
+    /// Another divergence from the reference than the reverse KL. Only losses of the margin know it: `sigmoid`,
+    /// `conservative`, `hinge`, `ipo`, `exo_pair`, `robust`, `discopop`, `sigmoid_norm`, and beside them `sft`.
+    #[must_use]
+    pub fn with_divergence(mut self, divergence: Divergence) -> Self {
+        self.divergence = divergence;
+        self
+    }
+
+    /// LD-DPO (Liu et al. 2024, length desensitisation): of the longer response of a pair, the tokens beyond the shorter
+    /// one's length count this much, from 0 to 1, under policy and reference. 1 is plain; TRL suggests 0.5. The term
+    /// `sft` and lengths stay as they are.
+    #[must_use]
+    pub fn with_ld_alpha(mut self, ld_alpha: f64) -> Self {
+        self.ld_alpha = Some(ld_alpha);
+        self
+    }
+
+    /// WPO (Zhou et al. 2024, equation 2): each pair's loss times `w_c w_r`, where `w` is the exponential of the mean over
+    /// tokens of `ln p(token) - ln sum_v p(v)^2`, without a graph and without the cut at 1 that TRL had until 0.28.
+    #[must_use]
+    pub fn with_wpo_weighting(mut self) -> Self {
+        self.weighting = true;
+        self
     }
 
     /// The factor on log-ratios: how dear it is to leave the reference.
@@ -28,162 +243,224 @@ impl PreferenceLoss {
         self.beta
     }
 
+    /// What the tails of longer responses count, where they count less.
+    #[must_use]
+    pub fn ld_alpha(&self) -> Option<f64> {
+        self.ld_alpha
+    }
+
+    /// Whether pairs are weighted by WPO, which needs [`TokenStatistics`](crate::TokenStatistics).
+    #[must_use]
+    pub fn has_wpo_weighting(&self) -> bool {
+        self.weighting
+    }
+
+    /// Whether the loss of a pair depends on the other pairs of its step, so that a step cannot be computed in parts.
+    #[must_use]
+    pub fn couples_batch(&self) -> bool {
+        self.terms.iter().any(|(_, term)| term.couples_batch())
+    }
+
+    /// Checks all options, and that they go together.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for one out of range; [`Error::Combination`] for no terms, a divergence that a term does not
+    /// know, and WPO weighting of a term that belongs to no one pair.
+    pub fn check(&self) -> Result<()> {
+        options::positive("beta", self.beta)?;
+        self.ld_alpha.map(|alpha| options::share("ld_alpha", alpha)).transpose()?;
+        if let Divergence::Alpha(alpha) = self.divergence {
+            options::finite("alpha", alpha)?;
+        }
+        if self.terms.is_empty() {
+            return Err(Error::Combination("a mixture of no losses; give at least one".to_owned()));
+        }
+        for &(weight, term) in &self.terms {
+            options::finite("weight", weight)?;
+            term.check()?;
+            if self.divergence != Divergence::ReverseKl && !term.knows_divergences() {
+                let (divergence, name) = (self.divergence, term.name());
+                return Err(Error::Combination(format!(
+                    "`{name}` is no loss of the margin and knows no divergence `{divergence}`; take it with the reverse KL"
+                )));
+            }
+            if self.weighting && (term.couples_batch() || term == LossType::Sft) {
+                return Err(Error::Combination(format!(
+                    "WPO weighs pairs, and the parts of `{}` are not those of pairs; leave one of the two out",
+                    term.name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The loss of every pair, their mean, and the rewards.
     ///
     /// # Shapes
     /// All log-probabilities `[B]`; see [`PreferenceOutput`].
     ///
     /// # Errors
-    /// [`Error::Option`] unless `beta` is above 0 and finite; [`Error::Shape`] when policy and reference hold different
-    /// numbers of pairs, or none.
+    /// Those of [`check`](Self::check); [`Error::Shape`] when policy and reference hold different numbers of pairs, or
+    /// none; [`Error::NonFinite`] for NaN and infinity; [`Error::Missing`] for lengths, tokens or statistics that the
+    /// loss needs.
     pub fn evaluate(&self, policy: &PairLogProbs, reference: &PairLogProbs) -> Result<PreferenceOutput> {
-        if !(self.beta > 0.0 && self.beta.is_finite()) {
-            return Err(Error::Option {
-                name: "beta",
-                value: self.beta,
-                range: "it must be above 0 and finite",
+        self.check()?;
+        policy.check(["the policy's chosen log-probabilities", "the policy's rejected log-probabilities"])?;
+        same_shape("reference log-probabilities", reference.chosen(), policy.chosen())?;
+        reference.check([
+            "the reference's chosen log-probabilities",
+            "the reference's rejected log-probabilities",
+        ])?;
+        self.evaluate_part(policy, reference.desensitised(self.ld_alpha)?, None)
+    }
+
+    /// As [`evaluate`](Self::evaluate), for some pairs of a step and with NaN let through: `reference` is weighted by
+    /// `ld_alpha` already, and `tokens_per_pair` is the mean length of the step's chosen responses.
+    pub(crate) fn evaluate_part(
+        &self,
+        policy: &PairLogProbs,
+        reference: [Tensor; 2],
+        tokens_per_pair: Option<f64>,
+    ) -> Result<PreferenceOutput> {
+        self.check()?;
+        let policy_sums = policy.desensitised(self.ld_alpha)?;
+        let ratio = |at: usize| policy_sums[at].f_sub(&reference[at]);
+        let ratios = [ratio(0)?, ratio(1)?];
+        let scores = [self.divergence.scores(&ratios[0])?, self.divergence.scores(&ratios[1])?];
+        let inputs =
+            Inputs { policy, policy_sums: &policy_sums, reference: &reference, ratios: &ratios, scores };
+        let mut losses: Option<Tensor> = None;
+        for &(weight, term) in &self.terms {
+            let mut part = inputs.losses(term, self.beta, tokens_per_pair)?;
+            if weight != 1.0 {
+                part = part.f_mul_scalar(weight)?;
+            }
+            losses = Some(match losses {
+                None => part,
+                Some(sum) => sum.f_add(&part)?,
             });
         }
-        if policy.pairs() == 0 {
-            return Err(Error::Shape {
-                what: "policy log-probabilities",
-                found: vec![0],
-                expected: vec![-1],
-            });
+        let mut losses = losses.ok_or_else(|| Error::Combination("a mixture of no losses".to_owned()))?;
+        if self.weighting {
+            losses = losses.f_mul(&policy.weights()?)?;
         }
-        same_shape("reference log-probabilities", &reference.chosen, &policy.chosen)?;
-        let chosen = policy.chosen.f_sub(&reference.chosen)?;
-        let rejected = policy.rejected.f_sub(&reference.rejected)?;
-        let margin = chosen.f_sub(&rejected)?.f_mul_scalar(self.beta)?;
-        let losses = margin.f_log_sigmoid()?.f_neg()?;
-        Ok(PreferenceOutput {
-            loss: losses.f_mean(Kind::Float)?,
-            losses,
-            chosen_rewards: chosen.f_detach()?.f_mul_scalar(self.beta)?,
-            rejected_rewards: rejected.f_detach()?.f_mul_scalar(self.beta)?,
-        })
+        let reward = |ratio: &Tensor| ratio.f_detach()?.f_mul_scalar(self.beta);
+        let metrics = |output: &PreferenceOutput| -> Result<Sums> {
+            let mut sums = Sums::default();
+            sums.rewards(&output.chosen_rewards, &output.rejected_rewards)?;
+            sums.mean("logps/chosen", &policy_sums[0])?;
+            sums.mean("logps/rejected", &policy_sums[1])?;
+            policy.tokens().map(|tokens| sums.statistics(tokens)).transpose()?;
+            Ok(sums)
+        };
+        PreferenceOutput::new(losses, reward(&ratios[0])?, reward(&ratios[1])?, metrics)
     }
 }
 
-/// What a preference loss gives for B pairs.
+/// As in logs and in the description of a run: `sigmoid beta=0.1`, `0.8*sigmoid + 0.2*bco_pair(0) beta=0.1 ld_alpha=0.5`.
+impl fmt::Display for PreferenceLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (weight, term)) in self.terms.iter().enumerate() {
+            f.write_str(if at > 0 { " + " } else { "" })?;
+            if *weight != 1.0 {
+                write!(f, "{weight}*")?;
+            }
+            write!(f, "{term}")?;
+        }
+        write!(f, " beta={}", self.beta)?;
+        if self.divergence != Divergence::ReverseKl {
+            write!(f, " divergence={}", self.divergence)?;
+        }
+        if let Some(alpha) = self.ld_alpha {
+            write!(f, " ld_alpha={alpha}")?;
+        }
+        f.write_str(if self.weighting { " wpo" } else { "" })
+    }
+}
+
+/// What the terms of a mixture share.
+struct Inputs<'a> {
+    policy: &'a PairLogProbs,
+    policy_sums: &'a [Tensor; 2],
+    reference: &'a [Tensor; 2],
+    ratios: &'a [Tensor; 2],
+    scores: [Tensor; 2],
+}
+
+impl Inputs<'_> {
+    fn losses(&self, term: LossType, beta: f64, tokens_per_pair: Option<f64>) -> Result<Tensor> {
+        let [chosen, rejected] = self.ratios;
+        let difference = |[chosen, rejected]: &[Tensor; 2]| chosen.f_sub(rejected);
+        let margins = || difference(&self.scores);
+        let mean_margins = || -> Result<Tensor> {
+            let [chosen, rejected] = self.policy.lengths(&format!("the loss `{}`", term.name()))?;
+            Ok(self.scores[0].f_div(chosen)?.f_sub(&self.scores[1].f_div(rejected)?)?)
+        };
+        match term {
+            LossType::Sigmoid => losses::sigmoid(&margins()?, beta),
+            LossType::Conservative(smoothing) => losses::conservative(&margins()?, beta, smoothing),
+            LossType::Hinge => losses::hinge(&margins()?, beta),
+            LossType::Ipo => losses::ipo(&mean_margins()?, beta),
+            LossType::ExoPair(smoothing) => losses::exo_pair(&margins()?, beta, smoothing),
+            LossType::NcaPair => losses::nca_pair(chosen, rejected, beta),
+            LossType::Robust(smoothing) => losses::robust(&margins()?, beta, smoothing),
+            LossType::BcoPair(shift) => losses::bco_pair(chosen, rejected, beta, shift),
+            LossType::SppoHard => losses::sppo_hard(chosen, rejected, beta),
+            LossType::Aot(smoothing) => {
+                losses::aot(&difference(self.policy_sums)?, &difference(self.reference)?, beta, smoothing)
+            }
+            LossType::AotUnpaired(smoothing) => losses::aot_unpaired(chosen, rejected, beta, smoothing),
+            LossType::ApoZero => losses::apo_zero(chosen, rejected, beta),
+            LossType::ApoDown => losses::apo_down(chosen, rejected, beta),
+            LossType::DiscoPop(tau) => losses::discopop(&margins()?, beta, tau),
+            LossType::Sft => sft(self.policy, tokens_per_pair),
+            LossType::SigmoidNorm => losses::sigmoid_norm(&mean_margins()?, beta),
+        }
+    }
+}
+
+/// The share of each pair in the mean over tokens.
+pub(crate) fn sft(policy: &PairLogProbs, tokens_per_pair: Option<f64>) -> Result<Tensor> {
+    let tokens_per_pair = match tokens_per_pair {
+        Some(mean) => mean,
+        None => policy.lengths("the loss `sft`")?[0].f_mean(Kind::Double)?.f_double_value(&[])?,
+    };
+    losses::sft(policy.chosen(), tokens_per_pair)
+}
+
+/// What a loss gives for B pairs.
 #[derive(Debug)]
 pub struct PreferenceOutput {
     /// The mean over pairs, a scalar with its graph.
     pub loss: Tensor,
-    /// The loss of each pair, `[B]`, with its graph.
+    /// The loss of each pair, `[B]`, with its graph. Those of AOT belong to ranks, not pairs; the term `sft` is each
+    /// pair's share in the mean over tokens.
     pub losses: Tensor,
     /// `beta * A_c` of each pair, `[B]`, without a graph.
     pub chosen_rewards: Tensor,
     /// `beta * A_r` of each pair, `[B]`, without a graph.
     pub rejected_rewards: Tensor,
-}
-
-/// Means over pairs, under TRL's names.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PreferenceMetrics {
-    /// `rewards/chosen`.
-    pub chosen: f64,
-    /// `rewards/rejected`.
-    pub rejected: f64,
-    /// `rewards/margins`: the mean difference.
-    pub margins: f64,
-    /// `rewards/accuracies`: the share of pairs whose chosen reward is strictly greater.
-    pub accuracies: f64,
-}
-
-impl PreferenceMetrics {
-    /// The values with TRL's names.
-    #[must_use]
-    pub fn named(&self) -> [(&'static str, f64); 4] {
-        [
-            ("rewards/chosen", self.chosen),
-            ("rewards/rejected", self.rejected),
-            ("rewards/margins", self.margins),
-            ("rewards/accuracies", self.accuracies),
-        ]
-    }
+    sums: Sums,
 }
 
 impl PreferenceOutput {
-    /// The means over pairs.
+    pub(crate) fn new(
+        losses: Tensor,
+        chosen_rewards: Tensor,
+        rejected_rewards: Tensor,
+        metrics: impl FnOnce(&Self) -> Result<Sums>,
+    ) -> Result<Self> {
+        let loss = losses.f_mean(Kind::Float)?;
+        let mut output = Self { loss, losses, chosen_rewards, rejected_rewards, sums: Sums::default() };
+        output.sums = metrics(&output)?;
+        Ok(output)
+    }
+
+    /// The metrics by TRL's names, fetched from the device all at once.
     ///
     /// # Errors
     /// libtorch's.
     pub fn metrics(&self) -> Result<PreferenceMetrics> {
-        let mean = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_mean(Kind::Float)?.f_double_value(&[])?) };
-        let better = self.chosen_rewards.f_gt_tensor(&self.rejected_rewards)?.f_to_kind(Kind::Float)?;
-        let (chosen, rejected) = (mean(&self.chosen_rewards)?, mean(&self.rejected_rewards)?);
-        let margins = mean(&self.chosen_rewards.f_sub(&self.rejected_rewards)?)?;
-        Ok(PreferenceMetrics { chosen, rejected, margins, accuracies: mean(&better)? })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair(chosen: f64, rejected: f64) -> PairLogProbs {
-        PairLogProbs::from_sums(Tensor::from_slice(&[chosen as f32]), Tensor::from_slice(&[rejected as f32]))
-            .unwrap()
-    }
-
-    #[test]
-    fn a_worked_example() {
-        // A_c = 1, A_r = -0.5, h = 1.5: -log sigmoid(0.15) = ln(1 + exp(-0.15)).
-        let output = PreferenceLoss::sigmoid(0.1).evaluate(&pair(-12.0, -15.0), &pair(-13.0, -14.5)).unwrap();
-        approx::assert_relative_eq!(
-            output.loss.double_value(&[]),
-            (1.0 + (-0.15f64).exp()).ln(),
-            epsilon = 1e-6
-        );
-        let metrics = output.metrics().unwrap();
-        approx::assert_relative_eq!(metrics.chosen, 0.1, epsilon = 1e-6);
-        approx::assert_relative_eq!(metrics.rejected, -0.05, epsilon = 1e-6);
-        approx::assert_relative_eq!(metrics.margins, 0.15, epsilon = 1e-6);
-        assert_eq!(metrics.accuracies, 1.0);
-    }
-
-    #[test]
-    fn a_policy_that_is_its_reference_has_loss_ln_2_and_no_margin() {
-        let output = PreferenceLoss::sigmoid(0.5).evaluate(&pair(-3.0, -40.0), &pair(-3.0, -40.0)).unwrap();
-        assert_eq!(output.loss.double_value(&[]) as f32, std::f32::consts::LN_2);
-        assert_eq!(output.metrics().unwrap().accuracies, 0.0, "a tie is not an accuracy");
-    }
-
-    #[test]
-    fn far_margins_stay_finite() {
-        for sign in [-1.0, 1.0] {
-            let output =
-                PreferenceLoss::sigmoid(1.0).evaluate(&pair(sign * 1e4, 0.0), &pair(0.0, 0.0)).unwrap();
-            assert!(output.loss.double_value(&[]).is_finite());
-        }
-    }
-
-    #[test]
-    fn the_gradient_is_minus_beta_times_the_doubt() {
-        let chosen = Tensor::from_slice(&[-12.0f32]).set_requires_grad(true);
-        let policy =
-            PairLogProbs::from_sums(chosen.shallow_clone(), Tensor::from_slice(&[-15.0f32])).unwrap();
-        PreferenceLoss::sigmoid(0.1).evaluate(&policy, &pair(-13.0, -14.5)).unwrap().loss.backward();
-        let expected = -0.1 / (1.0 + (0.15f64).exp());
-        approx::assert_relative_eq!(chosen.grad().double_value(&[0]), expected, epsilon = 1e-6);
-    }
-
-    #[test]
-    fn bad_options_and_shapes_are_errors() {
-        let reference = pair(0.0, 0.0);
-        for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(PreferenceLoss::sigmoid(beta).evaluate(&pair(0.0, 0.0), &reference).is_err());
-        }
-        let two = PairLogProbs::from_sums(Tensor::from_slice(&[0.0f32; 2]), Tensor::from_slice(&[0.0f32; 2]))
-            .unwrap();
-        let error = PreferenceLoss::sigmoid(0.1).evaluate(&two, &reference).unwrap_err().to_string();
-        assert!(error.contains("reference") && error.contains("[2]"), "{error}");
-        assert!(
-            PairLogProbs::from_sums(Tensor::from_slice(&[0.0f32; 2]), Tensor::from_slice(&[0.0f32])).is_err()
-        );
-        let none = || Tensor::from_slice::<f32>(&[]);
-        let none = PairLogProbs::from_sums(none(), none()).unwrap();
-        assert!(PreferenceLoss::sigmoid(0.1).evaluate(&none, &none).is_err());
+        self.sums.fetch()
     }
 }

@@ -1,155 +1,200 @@
-//! The preference objective for the loop of persona-train, and the reference's cached log-probabilities.
+//! The preference objective for the loop of persona-train.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::marker::PhantomData;
 
 use persona_data::EncodedPair;
-use persona_model::{CausalLm, TargetBatch, TargetBatchBuilder};
+use persona_model::{CausalLm, Parameters, TargetBatch, token_log_probs};
 use persona_train::{Contribution, Mean, Objective};
-use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::log_probs::PairLogProbs;
+use crate::log_probs::{PairLogProbs, TokenLogProbs};
 use crate::loss::PreferenceLoss;
+use crate::metrics::PreferenceMetrics;
+use crate::reference::{LiveReference, ReferencedPair, batch_of, digest};
+use crate::reference_free::ReferenceFreeLoss;
+use crate::statistics::TokenStatistics;
 
-/// A pair with its summed log-probabilities under the reference, in nats.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReferencedPair {
-    /// The pair as token ids.
-    pub pair: EncodedPair,
-    /// The reference's log-probability of the chosen response.
-    pub chosen: f32,
-    /// The reference's log-probability of the rejected response.
-    pub rejected: f32,
-}
-
-/// Computes the reference's log-probabilities of every pair once, without dropout. With a cache file they are read from
-/// it when it is there, and written to it when it is not; the file remembers model and pairs and is refused for others.
+/// Stage 2 of PAL: any loss of pairs. Dropout is off, as in the reference. The loss is a mean over pairs, and where the
+/// chosen responses' likelihood is part of it a mean over their tokens beside it; both over the whole step.
 ///
-/// # Errors
-/// [`Error::Reference`] for a cache of another model or other pairs; the model's errors.
-pub fn reference_log_probs(
-    reference: &dyn CausalLm,
-    pairs: Vec<EncodedPair>,
-    micro_batch_size: usize,
-    cache: Option<&Path>,
-) -> Result<Vec<ReferencedPair>> {
-    if pairs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let _no_grad = tch::no_grad_guard();
-    let fingerprint = fingerprint(reference, &pairs)?;
-    if let Some(path) = cache.filter(|path| path.exists()) {
-        let sums = read_cache(path, &fingerprint, pairs.len())?;
-        return Ok(attach(pairs, &sums));
-    }
-    let mut sums: Vec<f32> = Vec::with_capacity(2 * pairs.len());
-    for part in pairs.chunks(micro_batch_size.max(1)) {
-        let batch = batch_of(part.iter(), reference)?;
-        let log_probs = batch.log_probs(reference, false)?;
-        sums.extend(Vec::<f32>::try_from(batch.sums(&log_probs)?)?);
-    }
-    if let Some(path) = cache {
-        let tensor = Tensor::f_from_slice(&sums)?.f_view([-1, 2])?;
-        persona_model::write_tensors(path, &[("sums".to_owned(), tensor)], &[("fingerprint", fingerprint)])?;
-    }
-    Ok(attach(pairs, &sums))
-}
-
-fn attach(pairs: Vec<EncodedPair>, sums: &[f32]) -> Vec<ReferencedPair> {
-    pairs
-        .into_iter()
-        .zip(sums.chunks_exact(2))
-        .map(|(pair, sums)| ReferencedPair { pair, chosen: sums[0], rejected: sums[1] })
-        .collect()
-}
-
-fn read_cache(path: &Path, fingerprint: &str, pairs: usize) -> Result<Vec<f32>> {
-    let refuse = |reason: &str| Error::Reference { path: path.to_path_buf(), reason: reason.to_owned() };
-    let (tensors, metadata) = persona_model::read_tensors(path)?;
-    if metadata.get("fingerprint").map(String::as_str) != Some(fingerprint) {
-        return Err(refuse("these log-probabilities are of another model or of other pairs"));
-    }
-    let sums = tensors.get("sums").filter(|sums| sums.size() == [pairs as i64, 2]);
-    let sums = sums.ok_or_else(|| refuse("holds no `sums` of two values a pair"))?;
-    Ok(Vec::<f32>::try_from(sums.f_view([-1])?)?)
-}
-
-/// A hash of the reference's weights, active adapter and precision, and of the pairs' tokens.
-fn fingerprint(reference: &dyn CausalLm, pairs: &[EncodedPair]) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash.update(format!("{:?} {}", reference.precision(), reference.fingerprint()?));
-    for pair in pairs {
-        digest(pair, &mut |bytes| hash.update(bytes));
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn digest(pair: &EncodedPair, sink: &mut dyn FnMut(&[u8])) {
-    for ids in [&pair.prompt, &pair.chosen, &pair.rejected] {
-        sink(&(ids.len() as u64).to_le_bytes());
-        ids.iter().for_each(|id| sink(&id.to_le_bytes()));
-    }
-}
-
-/// Chosen and rejected of every pair in turn, each prompt computed once.
-fn batch_of<'a>(pairs: impl Iterator<Item = &'a EncodedPair>, model: &dyn CausalLm) -> Result<TargetBatch> {
-    let mut builder = TargetBatchBuilder::default();
-    for pair in pairs {
-        builder.prompt(&pair.prompt, &[&pair.chosen, &pair.rejected]);
-    }
-    Ok(builder.build(model.limits(), model.device())?)
-}
-
-/// Stage 2 of PAL: a preference loss against a fixed reference, whose log-probabilities come with the pairs. Dropout is
-/// off, as in the reference. The loss is a mean over pairs.
+/// Items are [`ReferencedPair`]s where the reference's log-probabilities were computed before
+/// ([`PreferenceLoss::on`]), and [`EncodedPair`]s where the reference is live ([`PreferenceLoss::against`]) or there is
+/// none ([`ReferenceFreeLoss::on`]).
 #[derive(Debug)]
-pub struct Preference<M> {
-    loss: PreferenceLoss,
+pub struct Preference<M, I = ReferencedPair> {
+    loss: PairLoss,
     policy: M,
+    reference: Option<LiveReference>,
+    statistics: bool,
+    /// The mean length of the chosen responses of the step in progress.
+    tokens_per_pair: Cell<Option<f64>>,
+    items: PhantomData<fn(&I)>,
+}
+
+#[derive(Debug)]
+enum PairLoss {
+    Against(PreferenceLoss),
+    Free(ReferenceFreeLoss),
+}
+
+/// A pair as the objective takes it.
+pub trait PairItem {
+    /// The pair.
+    fn pair(&self) -> &EncodedPair;
+
+    /// The reference's log-probabilities, where they were computed before.
+    fn referenced(&self) -> Option<&ReferencedPair>;
+}
+
+impl PairItem for EncodedPair {
+    fn pair(&self) -> &EncodedPair {
+        self
+    }
+
+    fn referenced(&self) -> Option<&ReferencedPair> {
+        None
+    }
+}
+
+impl PairItem for ReferencedPair {
+    fn pair(&self) -> &EncodedPair {
+        &self.pair
+    }
+
+    fn referenced(&self) -> Option<&ReferencedPair> {
+        Some(self)
+    }
 }
 
 impl PreferenceLoss {
-    /// The objective of training a policy with this loss.
+    /// The objective of training a policy with this loss, on pairs whose reference log-probabilities are known.
     pub fn on<M: CausalLm>(self, policy: M) -> Preference<M> {
-        Preference { loss: self, policy }
+        Preference::new(PairLoss::Against(self), policy, None)
+    }
+
+    /// The objective of training a policy with this loss against a reference that is computed at every step.
+    ///
+    /// # Errors
+    /// [`Error::Combination`] for a moving reference of a policy that is an adapter.
+    pub fn against<M: CausalLm>(
+        self,
+        policy: M,
+        reference: LiveReference,
+    ) -> Result<Preference<M, EncodedPair>> {
+        reference.check(&policy)?;
+        Ok(Preference::new(PairLoss::Against(self), policy, Some(reference)))
     }
 }
 
-impl<M: CausalLm> Preference<M> {
+impl ReferenceFreeLoss {
+    /// The objective of training a policy with this loss.
+    pub fn on<M: CausalLm>(self, policy: M) -> Preference<M, EncodedPair> {
+        Preference::new(PairLoss::Free(self), policy, None)
+    }
+}
+
+impl<M: CausalLm, I: PairItem> Preference<M, I> {
+    fn new(loss: PairLoss, policy: M, reference: Option<LiveReference>) -> Self {
+        let tokens_per_pair = Cell::new(None);
+        Self { loss, policy, reference, statistics: false, tokens_per_pair, items: PhantomData }
+    }
+
+    /// Measures entropy, mean logits and token accuracy too, which costs some passes over the logits.
+    #[must_use]
+    pub fn with_statistics(mut self) -> Self {
+        self.statistics = true;
+        self
+    }
+
     /// The model, after training.
     pub fn into_model(self) -> M {
         self.policy
     }
 
-    fn contribution(&self, items: &[&ReferencedPair]) -> Result<Contribution> {
-        let batch = batch_of(items.iter().map(|item| &item.pair), &self.policy)?;
-        let sums = batch.sums(&batch.log_probs(&self.policy, false)?)?.f_view([-1, 2])?;
-        let sums = sums.f_unbind(1)?;
-        let policy = PairLogProbs::from_sums(sums[0].shallow_clone(), sums[1].shallow_clone())?;
-        let column = |of: fn(&ReferencedPair) -> f32| -> Result<Tensor> {
-            let values: Vec<f32> = items.iter().map(|item| of(item)).collect();
-            Ok(Tensor::f_from_slice(&values)?.f_to_device(self.policy.device())?)
+    fn contribution(&self, items: &[&I]) -> Result<Contribution> {
+        let batch = batch_of(items.iter().map(|item| item.pair()), &self.policy)?;
+        let tokens_per_pair = self.tokens_per_pair.get();
+        let output = match &self.loss {
+            PairLoss::Free(loss) => {
+                loss.evaluate_part(&self.scores(&batch, &self.policy, self.statistics)?, tokens_per_pair)?
+            }
+            PairLoss::Against(loss) => {
+                let reference = self.reference_sums(items, &batch, loss.ld_alpha())?;
+                let statistics = self.statistics || loss.has_wpo_weighting();
+                let policy = self.scores(&batch, &self.policy, statistics)?;
+                loss.evaluate_part(&policy, reference, tokens_per_pair)?
+            }
         };
-        let reference = PairLogProbs::from_sums(column(|item| item.chosen)?, column(|item| item.rejected)?)?;
-        let output = self.loss.evaluate(&policy, &reference)?;
-        let pairs = items.len() as f64;
-        let log_prob = |sums: &Tensor| -> Result<f64> { Ok(sums.f_mean(Kind::Float)?.f_double_value(&[])?) };
-        let logps =
-            [("logps/chosen", log_prob(policy.chosen())?), ("logps/rejected", log_prob(policy.rejected())?)];
-        let means = output
-            .metrics()?
-            .named()
-            .into_iter()
-            .chain(logps)
-            .map(|(name, mean)| (name.to_owned(), Mean { sum: mean * pairs, count: pairs }))
-            .collect();
+        let means = means(&output.metrics()?);
         Ok(Contribution { numerator: output.losses.f_sum(Kind::Float)?, means })
+    }
+
+    /// The log-probabilities of chosen and rejected responses under a model.
+    fn scores(&self, batch: &TargetBatch, model: &dyn CausalLm, statistics: bool) -> Result<PairLogProbs> {
+        let logits = batch.logits(model, false)?;
+        let log_probs = token_log_probs(&logits, batch.ids())?;
+        let mut tokens = TokenLogProbs::ragged(&log_probs, batch.lens())?;
+        if statistics {
+            let statistics = TokenStatistics::from_logits(&logits, batch.ids())?;
+            tokens = tokens.with_statistics(statistics.ragged(batch.lens())?)?;
+        }
+        let [chosen, rejected] = tokens.in_turn()?;
+        PairLogProbs::from_tokens(&chosen, &rejected)
+    }
+
+    /// The reference's log-probabilities of chosen and rejected responses, tails weighted by `ld_alpha`.
+    fn reference_sums(
+        &self,
+        items: &[&I],
+        batch: &TargetBatch,
+        ld_alpha: Option<f64>,
+    ) -> Result<[Tensor; 2]> {
+        if let Some(reference) = &self.reference {
+            let (ours, theirs) = (self.policy.precision(), reference.model.precision());
+            if ours != theirs {
+                return Err(Error::Combination(format!(
+                    "the policy computes in {ours:?} and the reference in {theirs:?}; give the reference the policy's \
+                     precision by set_precision"
+                )));
+            }
+            let _no_grad = tch::no_grad_guard();
+            return self.scores(batch, reference.model.as_ref(), false)?.desensitised(ld_alpha);
+        }
+        let tails = 1.0 - ld_alpha.unwrap_or(1.0) as f32;
+        let mut sums = [Vec::with_capacity(items.len()), Vec::with_capacity(items.len())];
+        for item in items {
+            let pair = item.referenced().ok_or_else(|| Error::Missing {
+                what: "the reference's log-probabilities",
+                needed_by: format!("pair {}", item.pair().id),
+                how: "compute them by reference_log_probs",
+            })?;
+            sums[0].push(pair.chosen - tails * pair.chosen_tail);
+            sums[1].push(pair.rejected - tails * pair.rejected_tail);
+        }
+        let column = |values: &[f32]| Tensor::f_from_slice(values)?.f_to_device(self.policy.device());
+        Ok([column(&sums[0])?, column(&sums[1])?])
     }
 }
 
-impl<M: CausalLm> Objective for Preference<M> {
-    type Item = ReferencedPair;
+/// Metrics as the loop adds them up.
+pub(crate) fn means(metrics: &PreferenceMetrics) -> Vec<(String, Mean)> {
+    let mean =
+        |metric: &crate::Metric| (metric.name.to_owned(), Mean { sum: metric.sum, count: metric.count });
+    metrics.sums().iter().map(mean).collect()
+}
+
+/// An error as the loop takes it.
+pub(crate) fn objective_error(error: Error) -> persona_train::Error {
+    match error {
+        Error::Model(error) => error.into(),
+        other => persona_train::Error::objective(other),
+    }
+}
+
+impl<M: CausalLm, I: PairItem> Objective for Preference<M, I> {
+    type Item = I;
     type Model = M;
 
     fn model(&self) -> &M {
@@ -161,35 +206,69 @@ impl<M: CausalLm> Objective for Preference<M> {
     }
 
     fn describe(&self) -> String {
-        format!("preference sigmoid beta={}", self.loss.beta())
+        match &self.loss {
+            PairLoss::Against(loss) => {
+                let reference = self.reference.as_ref().map(LiveReference::describe);
+                format!("preference {loss}{}", reference.unwrap_or_default())
+            }
+            PairLoss::Free(loss) => format!("preference {loss}"),
+        }
     }
 
     fn unit(&self) -> &'static str {
         "pairs"
     }
 
-    fn id<'a>(&self, item: &'a ReferencedPair) -> &'a str {
-        &item.pair.id
+    fn id<'a>(&self, item: &'a I) -> &'a str {
+        &item.pair().id
     }
 
-    fn tokens(&self, item: &ReferencedPair) -> usize {
-        item.pair.prompt.len() + item.pair.chosen.len() + item.pair.rejected.len()
+    fn tokens(&self, item: &I) -> usize {
+        let pair = item.pair();
+        pair.prompt.len() + pair.chosen.len() + pair.rejected.len()
     }
 
-    fn digest(&self, item: &ReferencedPair, sink: &mut dyn FnMut(&[u8])) {
-        digest(&item.pair, sink);
-        sink(&item.chosen.to_le_bytes());
-        sink(&item.rejected.to_le_bytes());
+    fn digest(&self, item: &I, sink: &mut dyn FnMut(&[u8])) {
+        digest(item.pair(), sink);
+        if let Some(pair) = item.referenced() {
+            for value in [pair.chosen, pair.rejected, pair.chosen_tail, pair.rejected_tail] {
+                sink(&value.to_le_bytes());
+            }
+        }
     }
 
-    fn count(&self, items: &[&ReferencedPair]) -> f64 {
+    fn count(&self, items: &[&I]) -> f64 {
         items.len() as f64
     }
 
-    fn evaluate(&self, items: &[&ReferencedPair], _train: bool) -> persona_train::Result<Contribution> {
-        self.contribution(items).map_err(|error| match error {
-            Error::Model(error) => error.into(),
-            other => persona_train::Error::objective(other),
-        })
+    fn couples_batch(&self) -> bool {
+        matches!(&self.loss, PairLoss::Against(loss) if loss.couples_batch())
+    }
+
+    fn begin(&self, items: &[&I], _micro_batch_size: usize) -> persona_train::Result<()> {
+        let tokens: usize = items.iter().map(|item| item.pair().chosen.len()).sum();
+        self.tokens_per_pair.set(Some(tokens as f64 / items.len() as f64));
+        Ok(())
+    }
+
+    fn evaluate(&self, items: &[&I], _train: bool) -> persona_train::Result<Contribution> {
+        self.contribution(items).map_err(objective_error)
+    }
+
+    fn after_step(&mut self, step: u64) -> persona_train::Result<()> {
+        let Some(reference) = &mut self.reference else { return Ok(()) };
+        reference.after_step(step, &self.policy).map_err(objective_error)
+    }
+
+    fn state(&self) -> Option<&Parameters> {
+        self.reference
+            .as_ref()
+            .filter(|reference| reference.moves())
+            .map(|reference| reference.model.parameters())
+    }
+
+    fn state_mut(&mut self) -> Option<&mut Parameters> {
+        let reference = self.reference.as_mut().filter(|reference| reference.moves());
+        reference.map(|reference| reference.model.parameters_mut())
     }
 }

@@ -1,9 +1,13 @@
 //! Kind `dpo`: loss, gradient norm and metrics of TRL, by the shared-prefix batch and by padded tensors alike.
 
-use persona_align::{PairLogProbs, PreferenceLoss, ReferencedPair, TokenLogProbs, reference_log_probs};
+use persona_align::{
+    Divergence, LossType, PairLogProbs, PreferenceLoss, PreferenceMetrics, ReferencedPair, TokenLogProbs,
+    TokenStatistics, reference_log_probs,
+};
 use persona_data::EncodedPair;
 use persona_model::{Batch, CausalLm, Model, load_causal_lm};
 use persona_train::{Objective, gradient_norm};
+use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::parity::{self, Case};
@@ -14,18 +18,60 @@ fn parity_dpo() {
         let load = |name: &str| load_causal_lm(&case.folder.join(name), Device::Cpu, Kind::Float).unwrap().0;
         let reference = load("reference");
         let pairs = reference_log_probs(&reference, pairs(case), 4, None).unwrap();
+        let mut policy = load("policy");
+        policy.parameters().set_trainable(true).unwrap();
+        let of_reference = scores(case, &reference);
         for (variant, options) in case.json["variants"].as_object().unwrap() {
-            let plain = options.as_object().unwrap().keys().all(|key| key == "loss_type" || key == "beta");
-            if !plain || options["loss_type"] != serde_json::json!(["sigmoid"]) {
-                println!("passed over: {variant} of {} (only sigmoid yet)", case.folder.display());
-                continue;
-            }
-            let loss = PreferenceLoss::sigmoid(options["beta"].as_f64().unwrap_or(0.1));
-            check(case, variant, loss, load("policy"), &pairs);
-            check_tensors(case, variant, loss, &load("policy"), &reference);
+            let loss = loss_of(options);
+            check_tensors(case, variant, &loss, policy.as_ref(), &of_reference);
+            policy = check(case, variant, loss, policy, &pairs);
         }
         true
     });
+}
+
+/// The loss of TRL's options. One that is not known here is no test passed over.
+pub(crate) fn loss_of(options: &Value) -> PreferenceLoss {
+    let known = [
+        "loss_type",
+        "loss_weights",
+        "beta",
+        "label_smoothing",
+        "ld_alpha",
+        "use_weighting",
+        "f_divergence_type",
+        "f_alpha_divergence_coef",
+    ];
+    for key in options.as_object().unwrap().keys() {
+        assert!(known.contains(&key.as_str()), "unknown option {key}");
+    }
+    let smoothing = options["label_smoothing"].as_f64().unwrap_or(0.0);
+    let terms: Vec<(f64, LossType)> = options["loss_type"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            let name = name.as_str().unwrap();
+            let loss = LossType::from_name(name, smoothing).unwrap_or_else(|| panic!("no loss `{name}`"));
+            assert_eq!(loss.name(), name);
+            (options["loss_weights"][at].as_f64().unwrap_or(1.0), loss)
+        })
+        .collect();
+    let mut loss = PreferenceLoss::mixture(options["beta"].as_f64().unwrap_or(0.1), &terms);
+    if let Some(alpha) = options["ld_alpha"].as_f64() {
+        loss = loss.with_ld_alpha(alpha);
+    }
+    if options["use_weighting"].as_bool().unwrap_or(false) {
+        loss = loss.with_wpo_weighting();
+    }
+    loss.with_divergence(match options["f_divergence_type"].as_str().unwrap_or("reverse_kl") {
+        "reverse_kl" => Divergence::ReverseKl,
+        "forward_kl" => Divergence::ForwardKl,
+        "js_divergence" => Divergence::JensenShannon,
+        "alpha_divergence" => Divergence::Alpha(options["f_alpha_divergence_coef"].as_f64().unwrap()),
+        other => panic!("no divergence `{other}`"),
+    })
 }
 
 /// Through the objective, as the loop trains.
@@ -35,17 +81,16 @@ fn check(
     loss: PreferenceLoss,
     policy: Box<dyn CausalLm>,
     pairs: &[ReferencedPair],
-) {
+) -> Box<dyn CausalLm> {
     let expected = &case.json["expected"][variant];
-    policy.parameters().set_trainable(true).unwrap();
-    let objective = loss.on(policy);
+    let objective = loss.on(policy).with_statistics();
     let items: Vec<&ReferencedPair> = pairs.iter().collect();
+    objective.begin(&items, items.len()).unwrap();
     let contribution = objective.evaluate(&items, true).unwrap();
     let mean = contribution.numerator / objective.count(&items);
     close(mean.double_value(&[]), &expected["loss"], variant);
-    for (name, value) in contribution.means {
-        close(value.value(), &expected["metrics"][name.as_str()], &format!("{variant} {name}"));
-    }
+    let means: Vec<_> = contribution.means.iter().map(|(name, mean)| (name.as_str(), mean.value())).collect();
+    metrics_agree(&means, &expected["metrics"], variant);
     let parameters = objective.model().parameters();
     let gradients: Vec<Option<Tensor>> =
         Tensor::run_backward(&[mean], parameters.leaves(), false, false).into_iter().map(Some).collect();
@@ -58,43 +103,60 @@ fn check(
         let size = expected.abs().max().double_value(&[]);
         assert!(off <= 1e-4 * size, "gradient of {name}: {off} of {size}");
     }
+    objective.into_model()
 }
 
 /// Through `[B, T]` log-probabilities and masks, as research code uses the losses.
 fn check_tensors(
     case: &Case,
     variant: &str,
-    loss: PreferenceLoss,
+    loss: &PreferenceLoss,
     policy: &dyn CausalLm,
-    reference: &dyn CausalLm,
+    reference: &PairLogProbs,
 ) {
+    let output = loss.evaluate(&scores(case, policy), reference).unwrap();
+    let expected = &case.json["expected"][variant];
+    close(output.loss.double_value(&[]), &expected["loss"], variant);
+    metrics_agree(&named(&output.metrics().unwrap()), &expected["metrics"], variant);
+}
+
+/// Scores with padding, and rubbish where it is.
+fn scores(case: &Case, model: &dyn CausalLm) -> PairLogProbs {
     let _no_grad = tch::no_grad_guard();
     let rows = case.rows("input_ids", "attention_mask");
     let ids = case.tensor("input_ids");
     let (count, width) = ids.size2().unwrap();
-    let mask = (case.tensor("completion_mask") * case.tensor("attention_mask")).narrow(1, 1, width - 1);
-    let scores = |model: &dyn CausalLm| {
-        let views: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-        let batch = Batch::rows_of(&views, model.limits(), Device::Cpu).unwrap();
-        let logits = model.logits(&model.hidden(&batch, None, false).unwrap()).unwrap();
-        // Rows of one line back into a padded tensor, with rubbish where there is padding.
-        let vocabulary = logits.size()[1];
-        let padded = Tensor::full([count, width, vocabulary], f64::NAN, (Kind::Float, Device::Cpu));
-        let mut start = 0;
-        for (at, row) in rows.iter().enumerate() {
-            let len = row.len() as i64;
-            padded.get(at as i64).narrow(0, 0, len).copy_(&logits.narrow(0, start, len));
-            start += len;
+    let mask = case.tensor("completion_mask") * case.tensor("attention_mask");
+    let views: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let batch = Batch::rows_of(&views, model.limits(), Device::Cpu).unwrap();
+    let logits = model.logits(&model.hidden(&batch, None, false).unwrap()).unwrap();
+    let vocabulary = logits.size()[1];
+    let padded = Tensor::full([count, width, vocabulary], f64::NAN, (Kind::Float, Device::Cpu));
+    let mut start = 0;
+    for (at, row) in rows.iter().enumerate() {
+        let len = row.len() as i64;
+        padded.get(at as i64).narrow(0, 0, len).copy_(&logits.narrow(0, start, len));
+        start += len;
+    }
+    pair_log_probs(&padded, ids, &mask, true)
+}
+
+/// Chosen rows first, then rejected.
+pub(crate) fn pair_log_probs(logits: &Tensor, ids: &Tensor, mask: &Tensor, statistics: bool) -> PairLogProbs {
+    let (count, width) = ids.size2().unwrap();
+    let half = |from: i64| {
+        let part = |tensor: &Tensor| tensor.narrow(0, from, count / 2);
+        let tokens = TokenLogProbs::from_causal_lm(&part(logits), &part(ids), &part(mask)).unwrap();
+        if !statistics {
+            return tokens;
         }
-        let half = |from: i64| {
-            let logits = padded.narrow(0, from, count / 2).narrow(1, 0, width - 1);
-            let ids = ids.narrow(0, from, count / 2).narrow(1, 1, width - 1);
-            TokenLogProbs::from_logits(&logits, &ids, mask.narrow(0, from, count / 2)).unwrap()
-        };
-        PairLogProbs::from_tokens(&half(0), &half(count / 2)).unwrap()
+        let of = TokenStatistics::from_logits(
+            &part(logits).narrow(1, 0, width - 1),
+            &part(ids).narrow(1, 1, width - 1),
+        );
+        tokens.with_statistics(of.unwrap()).unwrap()
     };
-    let output = loss.evaluate(&scores(policy), &scores(reference)).unwrap();
-    close(output.loss.double_value(&[]), &case.json["expected"][variant]["loss"], variant);
+    PairLogProbs::from_tokens(&half(0), &half(count / 2)).unwrap()
 }
 
 /// Chosen rows first, then rejected; the prompt is what the completion mask leaves.
@@ -116,7 +178,23 @@ fn pairs(case: &Case) -> Vec<EncodedPair> {
         .collect()
 }
 
-fn close(found: f64, expected: &serde_json::Value, what: &str) {
+pub(crate) fn named(metrics: &PreferenceMetrics) -> Vec<(&'static str, f64)> {
+    metrics.named().collect()
+}
+
+/// Every metric of either side is on the other side too.
+pub(crate) fn metrics_agree(found: &[(&str, f64)], expected: &Value, what: &str) {
+    let expected = expected.as_object().unwrap();
+    for (name, value) in found {
+        let expected = expected.get(*name).unwrap_or_else(|| panic!("{what}: {name} is not TRL's"));
+        close(*value, expected, &format!("{what} {name}"));
+    }
+    for name in expected.keys() {
+        assert!(found.iter().any(|(found, _)| found == name), "{what}: {name} is missing");
+    }
+}
+
+pub(crate) fn close(found: f64, expected: &Value, what: &str) {
     let expected = expected.as_f64().unwrap_or_else(|| panic!("no expected value for {what}"));
     let off = (found - expected).abs();
     assert!(off <= 1e-4 * expected.abs().max(1e-3), "{what}: {found}, expected {expected}");

@@ -6,4 +6,7 @@
 mod parity;
 
 mod dpo;
+mod golden;
+mod losses;
+mod references;
 mod training;

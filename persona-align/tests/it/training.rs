@@ -7,7 +7,7 @@ use persona_train::{TrainConfig, Trainer, evaluate};
 use tch::{Device, Kind};
 
 /// With dropout in its configuration, which preference training must not use.
-fn tiny() -> Gpt2 {
+pub(crate) fn tiny() -> Gpt2 {
     let config = Gpt2Config {
         vocab_size: 30,
         n_positions: 24,
@@ -20,7 +20,7 @@ fn tiny() -> Gpt2 {
     Gpt2::new(config, 3, Device::Cpu, Kind::Float).unwrap()
 }
 
-fn pairs() -> Vec<EncodedPair> {
+pub(crate) fn pairs() -> Vec<EncodedPair> {
     (0..12u32)
         .map(|at| EncodedPair {
             id: format!("p{at}"),
@@ -31,7 +31,7 @@ fn pairs() -> Vec<EncodedPair> {
         .collect()
 }
 
-fn value(values: &[(String, f64)], name: &str) -> f64 {
+pub(crate) fn value(values: &[(String, f64)], name: &str) -> f64 {
     values.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no {name} in {values:?}")).1
 }
 
