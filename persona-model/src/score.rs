@@ -1,6 +1,6 @@
 //! Per-token scores of targets: what every loss, perplexity and preference is made of.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::batch::{Batch, BatchBuilder, Limits};
 use crate::error::{Error, Result};
@@ -181,6 +181,9 @@ impl TargetBatch {
     }
 }
 
+/// The id that libtorch's loss would pass over: none, so that any id that is not there is an error.
+const NO_ID: i64 = i64::MIN;
+
 /// The log-probability of a token at each of M positions, in float32: `logits [M, V]`, `ids [M]`, result `[M]`.
 ///
 /// This is the one place where logits become log-probabilities; it takes any model's logits.
@@ -188,7 +191,8 @@ impl TargetBatch {
 /// # Errors
 /// libtorch's, when shapes do not fit.
 pub fn token_log_probs(logits: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    // One fused kernel each way; a log-sum-exp beside a gather fills two more tensors of the logits' size.
     let logits = logits.f_to_kind(Kind::Float)?;
-    let picked = logits.f_gather(-1, &ids.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
-    Ok(picked.f_sub(&logits.f_logsumexp([-1].as_slice(), false)?)?)
+    let none = None::<&Tensor>;
+    Ok(logits.f_cross_entropy_loss(ids, none, Reduction::None, NO_ID, 0.0)?.f_neg()?)
 }
