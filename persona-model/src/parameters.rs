@@ -62,20 +62,11 @@ impl Parameters {
     /// libtorch's, out of memory above all.
     pub fn new(specs: Vec<ParameterSpec>, seed: u64, device: Device, kind: Kind) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
-        let mut offsets = Vec::with_capacity(specs.len());
-        let mut end = 0;
-        for spec in &specs {
-            offsets.push(end);
-            let elements: i64 = spec.shape.iter().product();
-            end += (elements + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        }
-        let flat = Tensor::f_zeros([end], (kind, device))?;
-        let mut leaves = Vec::with_capacity(specs.len());
+        let parameters = Self::unset(specs, device, kind)?;
         // Not libtorch's generator, which the whole process shares.
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        for (spec, &offset) in specs.iter().zip(&offsets) {
-            let elements: i64 = spec.shape.iter().product();
-            let mut leaf = flat.f_narrow(0, offset, elements)?.f_view(spec.shape.as_slice())?.f_detach()?;
+        for (spec, leaf) in parameters.specs.iter().zip(&parameters.leaves) {
+            let (mut leaf, elements) = (leaf.shallow_clone(), leaf.numel());
             match spec.init {
                 Init::Normal(std) => {
                     let normal = |_| std as f32 * Distribution::<f32>::sample(&StandardNormal, &mut rng);
@@ -86,9 +77,29 @@ impl Parameters {
                     fill(&mut leaf, (0..elements).map(uniform).collect())?;
                 }
                 Init::Ones => drop(leaf.f_fill_(1.0)?),
-                Init::Zeros => {}
+                Init::Zeros => drop(leaf.f_zero_()?),
             }
-            leaves.push(leaf);
+        }
+        Ok(parameters)
+    }
+
+    /// Parameters whose values are whatever was in memory, all of which the caller sets; the gaps hold zeros.
+    pub(crate) fn unset(specs: Vec<ParameterSpec>, device: Device, kind: Kind) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let mut offsets = Vec::with_capacity(specs.len());
+        let mut end = 0;
+        for spec in &specs {
+            offsets.push(end);
+            let elements: i64 = spec.shape.iter().product();
+            end += (elements + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        }
+        let flat = Tensor::f_empty([end], (kind, device))?;
+        let mut leaves = Vec::with_capacity(specs.len());
+        for (at, (spec, &offset)) in specs.iter().zip(&offsets).enumerate() {
+            let elements: i64 = spec.shape.iter().product();
+            let next = offsets.get(at + 1).copied().unwrap_or(end);
+            let _ = flat.f_narrow(0, offset + elements, next - offset - elements)?.f_zero_()?;
+            leaves.push(flat.f_narrow(0, offset, elements)?.f_view(spec.shape.as_slice())?.f_detach()?);
         }
         Ok(Self { flat, specs, offsets, leaves, quantized: BTreeMap::new() })
     }

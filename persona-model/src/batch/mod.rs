@@ -300,7 +300,6 @@ impl Batch {
     }
 
     /// The ids of all rows in one line, `[N]`.
-    #[must_use]
     pub fn ids(&self) -> &Tensor {
         &self.ids
     }

@@ -82,6 +82,19 @@ fn what_is_saved_is_loaded_again() {
     let (half, report) = Gpt2::load(folder.path(), Device::Cpu, Kind::BFloat16).unwrap();
     assert_eq!(half.parameters().kind(), Kind::BFloat16, "the chosen kind is held");
     assert_eq!(report.cast.len(), model.parameters().specs().len());
+
+    // Half precision is held, and computed with in float32.
+    let (half, _) = Gpt2::load(folder.path(), Device::Cpu, Kind::Half).unwrap();
+    assert_eq!(half.parameters().kind(), Kind::Half);
+    let logits = |model: &Gpt2| {
+        let batch = Batch::rows_of(&[&[1, 2, 3]], model.limits(), Device::Cpu).unwrap();
+        model.logits(&model.hidden(&batch, None, false).unwrap()).unwrap()
+    };
+    assert!(difference(&logits(&model), &logits(&half)) < 1e-2);
+    half.save(folder.path()).unwrap();
+    let (again, report) = Gpt2::load(folder.path(), Device::Cpu, Kind::Half).unwrap();
+    assert!(report.cast.is_empty());
+    assert_eq!(again.fingerprint().unwrap(), half.fingerprint().unwrap());
 }
 
 #[test]
