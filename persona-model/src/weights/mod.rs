@@ -11,9 +11,9 @@ use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use self::checkpoint::{Checkpoint, Headers, Index};
+use self::checkpoint::{MappedFile, kind_of, tensor_of};
 #[cfg(feature = "hub")]
 pub(crate) use self::checkpoint::{shard_names, weight_files};
-use self::checkpoint::{MappedFile, kind_of, tensor_of};
 pub(crate) use self::write::write_with_config;
 pub use self::write::{write_atomically, write_tensors};
 use crate::error::{Error, Result};

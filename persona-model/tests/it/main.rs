@@ -16,6 +16,7 @@ mod encoders;
 mod hub;
 mod nf4;
 mod recompute;
+mod saved;
 mod seq2seq;
 mod seq2seq_files;
 mod soft_prompts;
