@@ -53,7 +53,8 @@ pub use dialogue::{Dialogue, Example, ExampleOptions, Responder, Role, Speaker, 
 #[cfg(feature = "encode")]
 pub use encode::{
     BadExamples, BpeOptions, EncodeOptions, EncodeReport, EncodedExample, EncodedPair, EncodedPrompt,
-    ExampleEncoder, Lengths, SpecialTokens, Task, TaskReport, TextTokenizer, train_byte_level_bpe,
+    EncodedText, EncoderTokenizer, ExampleEncoder, Lengths, SpecialTokens, Task, TaskReport, TextTokenizer,
+    train_byte_level_bpe,
 };
 pub use error::{Error, Place, Result};
 pub use label::{LabelReport, Labeller, OverlapLabeller, label_dialogues};

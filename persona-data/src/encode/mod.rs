@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 mod bpe;
 mod encoder;
+mod encoder_tokenizer;
 mod lines;
 mod report;
 mod tokenizer;
 
 pub use bpe::{BpeOptions, train_byte_level_bpe};
 pub use encoder::{BadExamples, EncodeOptions, ExampleEncoder};
+pub use encoder_tokenizer::{EncodedText, EncoderTokenizer};
 pub use report::{EncodeReport, Lengths, TaskReport};
 pub use tokenizer::{SpecialTokens, TextTokenizer};
 

@@ -295,7 +295,7 @@ impl TextTokenizer {
     }
 }
 
-fn parse(json: &[u8], origin: &str) -> Result<Tokenizer> {
+pub(super) fn parse(json: &[u8], origin: &str) -> Result<Tokenizer> {
     Tokenizer::from_bytes(json).map_err(|source| Error::Tokenizer { tokenizer: origin.to_owned(), source })
 }
 
@@ -305,7 +305,7 @@ fn roles(tokens: &mut SpecialTokens) -> [(&mut Option<String>, &'static str); 3]
 }
 
 /// A JSON file that may be missing.
-fn side_file(path: &Path) -> Result<Option<Value>> {
+pub(super) fn side_file(path: &Path) -> Result<Option<Value>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -318,7 +318,7 @@ fn side_file(path: &Path) -> Result<Option<Value>> {
 }
 
 /// A token as text, or as an object with `content`.
-fn token_text(value: Option<&Value>) -> Option<String> {
+pub(super) fn token_text(value: Option<&Value>) -> Option<String> {
     let value = value?;
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }

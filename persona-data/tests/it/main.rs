@@ -8,6 +8,8 @@ use std::path::PathBuf;
 mod bad_input;
 #[cfg(feature = "encode")]
 mod encode;
+#[cfg(feature = "encode")]
+mod encoder_tokenizer;
 mod full_data;
 mod label;
 mod loaders;
