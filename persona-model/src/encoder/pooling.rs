@@ -14,6 +14,8 @@ pub enum Pooling {
     Cls,
     /// The highest value of each feature (`max_tokens`).
     Max,
+    /// The sum over all tokens divided by the square root of their number (`mean_sqrt_len_tokens`).
+    MeanSqrtLength,
 }
 
 impl Pooling {
@@ -33,6 +35,7 @@ impl Pooling {
         let (reduction, start) = match self {
             Self::Mean => ("mean", 0.0),
             Self::Max => ("max", f64::NEG_INFINITY),
+            Self::MeanSqrtLength => ("sum", 0.0),
             Self::Cls => {
                 let starts = index(batch.rows().iter().map(|row| row.start as i64).collect())?;
                 return Ok(hidden.f_index_select(0, &starts)?);
@@ -41,7 +44,11 @@ impl Pooling {
         let lens = index(batch.rows().iter().map(|row| row.len as i64).collect())?;
         let hidden = hidden.f_contiguous()?;
         let none = None::<&Tensor>;
-        Ok(Tensor::f_segment_reduce(&hidden, reduction, Some(&lens), none, none, 0, false, start)?)
+        let pooled = Tensor::f_segment_reduce(&hidden, reduction, Some(&lens), none, none, 0, false, start)?;
+        if self == Self::MeanSqrtLength {
+            return Ok(pooled.f_div(&lens.f_unsqueeze(-1)?.f_to_kind(hidden.kind())?.f_sqrt()?)?);
+        }
+        Ok(pooled)
     }
 }
 
@@ -76,6 +83,9 @@ mod tests {
         assert_eq!(values(Pooling::Mean), [2., -3., 5., 6., 0., 4.]);
         assert_eq!(values(Pooling::Cls), [1., -2., 5., 6., 7., 8.]);
         assert_eq!(values(Pooling::Max), [3., -2., 5., 6., 7., 8.]);
+        let root = values(Pooling::MeanSqrtLength);
+        let expected = [4. / 2f64.sqrt(), -6. / 2f64.sqrt(), 5., 6., 0., 12. / 3f64.sqrt()];
+        assert!(root.iter().zip(expected).all(|(value, expected)| (value - expected).abs() < 1e-12));
         Pooling::Mean.of(&hidden, &batch()).unwrap().sum(Kind::Double).backward();
         let gradient = Vec::<f64>::try_from(hidden.grad().select(1, 0)).unwrap();
         assert_eq!(gradient, [0.5, 0.5, 1., 1. / 3., 1. / 3., 1. / 3.]);
