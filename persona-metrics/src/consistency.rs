@@ -1,10 +1,9 @@
 //! C.score: does a judge find the replies to follow from the persona.
 
-use std::error::Error as StdError;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, same_length};
+use crate::consistency_report::judgements;
+use crate::error::{Error, ModelError, Result};
 use crate::metric::{Examples, Metric, Statistics};
 use crate::score::{Scores, Unit};
 use crate::sums::MeanSums;
@@ -58,7 +57,8 @@ impl Judgement {
 }
 
 /// Judges whether replies follow from descriptions of their speaker. Usually an NLI classifier with the description as
-/// premise and the reply as hypothesis. None ships here, and nothing else is computed under C.score's name.
+/// premise and the reply as hypothesis: with the feature `model` a classifier of persona-model is one. Nothing else is
+/// computed under C.score's name.
 pub trait PersonaJudge {
     /// Name for the signature: model, revision, what it was trained on. Not to contain `|`.
     fn name(&self) -> String;
@@ -68,7 +68,7 @@ pub trait PersonaJudge {
     /// # Errors
     /// Whatever keeps the judge from judging; NaN among its own scores is one
     /// ([`Judgement::from_scores`] reports it).
-    fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, Box<dyn StdError + Send + Sync>>;
+    fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, ModelError>;
 }
 
 /// How the judgements of a persona's descriptions become one value a reply.
@@ -92,10 +92,6 @@ pub struct Consistency {
 }
 
 impl Consistency {
-    /// Pairs that one call of the judge gets in [`Consistency::corpus`]: enough for a classifier to fill its batches
-    /// and sort them by length.
-    const BATCH: usize = 1024;
-
     /// The sum over descriptions, as published by Madotto et al. 2019.
     pub fn sum() -> Self {
         Self { form: ConsistencyForm::Sum }
@@ -117,7 +113,7 @@ impl Consistency {
     }
 
     /// C.score of a corpus. `personas` holds the descriptions of each reply's speaker. The judge is called with at most
-    /// 1024 pairs at a time, on this thread; how many its model takes at once is its own affair.
+    /// 1024 distinct pairs of like length at a time, on this thread; how many its model takes at once is its own affair.
     ///
     /// # Errors
     /// Lists of unequal length, an empty corpus, a judge that fails or answers for another number of pairs; with
@@ -128,10 +124,8 @@ impl Consistency {
         H: AsRef<str>,
         P: Texts,
     {
-        let (metric, sums) = self.judge(judge, replies, personas)?;
-        let mut statistics = metric.statistics();
-        sums.iter().try_for_each(|sums| statistics.push(sums))?;
-        statistics.scores()
+        let (judge, judgements) = judgements(judge, &texts(replies), personas)?;
+        self.of_judgements(&judge, &judgements)
     }
 
     /// Each reply by itself, to draw them again (see [`stats`](crate::stats)).
@@ -149,51 +143,23 @@ impl Consistency {
         H: AsRef<str>,
         P: Texts,
     {
-        let (metric, sums) = self.judge(judge, replies, personas)?;
+        let (judge, judgements) = judgements(judge, &texts(replies), personas)?;
+        let metric = self.judged_by(judge);
+        let sums = metric.replies(&judgements)?;
         Ok(Examples::new(metric, sums))
     }
 
-    fn judge<J, H, P>(
-        &self,
-        judge: &J,
-        replies: &[H],
-        personas: &[P],
-    ) -> Result<(JudgedConsistency, Vec<MeanSums>)>
-    where
-        J: PersonaJudge + ?Sized,
-        H: AsRef<str>,
-        P: Texts,
-    {
-        same_length("replies", replies.len(), "personas", personas.len())?;
-        let pairs: Vec<(&str, &str)> = replies
-            .iter()
-            .zip(personas)
-            .flat_map(|(reply, persona)| persona.texts().map(|description| (description, reply.as_ref())))
-            .collect();
-        let metric = self.judged_by(judge.name());
-        let mut judgements = Vec::with_capacity(pairs.len());
-        for (batch, pairs) in pairs.chunks(Self::BATCH).enumerate() {
-            let answers = judge.judge(pairs).map_err(|source| Error::Judge {
-                judge: metric.judge.clone(),
-                first_pair: batch * Self::BATCH,
-                source,
-            })?;
-            if answers.len() != pairs.len() {
-                let (asked, answered) = (pairs.len(), answers.len());
-                return Err(Error::JudgeCount { judge: metric.judge, asked, answered });
-            }
-            judgements.extend(answers);
-        }
-        let mut rest = judgements.as_slice();
-        let reply = |(index, persona): (usize, &P)| {
-            // One judgement a pair was checked above, so that the split is never short.
-            let (own, others) = rest.split_at(persona.texts().count().min(rest.len()));
-            rest = others;
-            metric.reply(own).map_err(|error| error.at(index))
-        };
-        let sums = personas.iter().enumerate().map(reply).collect::<Result<_>>()?;
-        Ok((metric, sums))
+    /// C.score of the judgements of each reply.
+    pub(crate) fn of_judgements(&self, judge: &str, judgements: &[Vec<Judgement>]) -> Result<Scores> {
+        let metric = self.judged_by(judge);
+        let mut statistics = metric.statistics();
+        metric.replies(judgements)?.iter().try_for_each(|sums| statistics.push(sums))?;
+        statistics.scores()
     }
+}
+
+fn texts<H: AsRef<str>>(texts: &[H]) -> Vec<&str> {
+    texts.iter().map(AsRef::as_ref).collect()
 }
 
 /// C.score of judgements that a judge has given.
@@ -207,6 +173,11 @@ impl JudgedConsistency {
     /// Empty statistics under these settings; see [`Metric::statistics`].
     pub fn statistics(&self) -> Statistics<Self> {
         Metric::statistics(self)
+    }
+
+    fn replies(&self, judgements: &[Vec<Judgement>]) -> Result<Vec<MeanSums>> {
+        let replies = judgements.iter().enumerate();
+        replies.map(|(index, own)| self.reply(own).map_err(|error| error.at(index))).collect()
     }
 
     /// The sums of one reply: the judgements of all descriptions of its speaker.
@@ -283,7 +254,7 @@ mod tests {
             "by-letter".to_owned()
         }
 
-        fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, Box<dyn StdError + Send + Sync>> {
+        fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, ModelError> {
             self.pairs.set(self.pairs.get() + pairs.len());
             self.largest.set(self.largest.get().max(pairs.len()));
             pairs
@@ -321,8 +292,8 @@ mod tests {
 
     #[test]
     fn pairs_come_in_bounded_batches() {
-        let personas = vec![vec!["e", "n", "c"]; 1000];
-        let replies = vec!["x"; 1000];
+        let personas = vec![vec!["e", "n", "c"]; 2000];
+        let replies: Vec<String> = (0..2000).map(|index| format!("reply {}", index % 1000)).collect();
         let judge = judge();
         assert_eq!(Consistency::sum().corpus(&judge, &replies, &personas).unwrap().values(), [0.0]);
         assert_eq!((judge.pairs.get(), judge.largest.get()), (3000, 1024));
@@ -333,7 +304,7 @@ mod tests {
         let score = |description, reply| Consistency::sum().corpus(&judge(), &[reply], &[[description]]);
         assert!(matches!(score("?", "x"), Err(Error::Judge { first_pair: 0, .. })));
         let nan = score("-", "x").unwrap_err();
-        let source = StdError::source(&nan).unwrap().downcast_ref::<Error>().unwrap();
+        let source = std::error::Error::source(&nan).unwrap().downcast_ref::<Error>().unwrap();
         assert!(matches!(source, Error::JudgeScores { .. }), "{source}");
         assert!(matches!(score("e", "short"), Err(Error::JudgeCount { asked: 1, answered: 0, .. })));
     }

@@ -1,11 +1,15 @@
 //! What can go wrong when a metric is computed.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 
 use crate::suite::Fields;
 
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whatever keeps a model or a judge behind a trait of this crate from answering.
+pub type ModelError = Box<dyn StdError + Send + Sync>;
 
 /// An input for which a metric has no value. A score that would be NaN or infinite is one of these instead.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +183,7 @@ pub enum Error {
         answered: usize,
     },
     /// The judge failed.
-    #[error("C.score: the judge {judge:?} failed on the batch that starts at pair {first_pair}")]
+    #[error("C.score: the judge {judge:?} failed on a batch that holds pair {first_pair}")]
     Judge {
         /// Name of the judge.
         judge: String,
@@ -187,7 +191,85 @@ pub enum Error {
         first_pair: usize,
         /// The judge's own error.
         #[source]
-        source: Box<dyn StdError + Send + Sync>,
+        source: ModelError,
+    },
+    /// A model behind a trait failed.
+    #[error("{metric}: the model {model:?} failed")]
+    Model {
+        /// Name of the metric.
+        metric: &'static str,
+        /// Name of the model.
+        model: String,
+        /// The model's own error.
+        #[source]
+        source: ModelError,
+    },
+    /// A model answered for another number of texts than it was asked about.
+    #[error("{metric}: the model {model:?} was asked about {asked} texts and answered {answered}")]
+    ModelCount {
+        /// Name of the metric.
+        metric: &'static str,
+        /// Name of the model.
+        model: String,
+        /// Texts in the batch.
+        asked: usize,
+        /// Answers that came back.
+        answered: usize,
+    },
+    /// Embeddings that contradict each other, or hold a NaN or an infinity.
+    #[error("embedding of {text:?}: {problem}")]
+    Embedding {
+        /// The beginning of the text.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A text is longer than the model reads, and is not to be cut.
+    #[error(
+        "the model {model:?} reads {limit} tokens, {text:?} has more; shorten the text, or let long texts be cut"
+    )]
+    TextTooLong {
+        /// Name of the model.
+        model: String,
+        /// The beginning of the text.
+        text: String,
+        /// The most tokens that the model reads.
+        limit: usize,
+    },
+    /// A judge whose classes are not the three of natural language inference.
+    #[error(
+        "the classifier's labels are {labels:?}; a judge has contradiction, neutral and entailment, in any order: \
+         name them so in `id2label` of its config.json"
+    )]
+    JudgeClasses {
+        /// The labels that it has, in the order of its logits.
+        labels: Vec<String>,
+    },
+    /// A model or its tokenizer could not be had from its folder.
+    #[error("{path}: no model for the metrics", path = path.display())]
+    ModelFiles {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ModelError,
+    },
+    /// The file of baselines for rescaling cannot be used.
+    #[error("{path}: {problem}", path = path.display())]
+    Baseline {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Weights by inverse document frequency that sum to 0 for a text that is not empty.
+    #[error(
+        "BERTScore: every token of a text stands in all {documents} references, so that its idf weights sum to 0; \
+         take the weights from more references, or none"
+    )]
+    NoIdfWeight {
+        /// References that the weights come from.
+        documents: u64,
     },
     /// An index beyond the end of a corpus.
     #[error("index {index} is outside a corpus of {len} examples")]
@@ -290,6 +372,15 @@ impl Error {
 
     pub(crate) fn at(self, index: usize) -> Self {
         Error::Example { index, source: Box::new(self) }
+    }
+}
+
+/// The beginning of a text, for messages.
+pub(crate) fn shortened(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Text metrics for dialogue agents with a persona. Strings go in, a score and its signature come out; no model, no
-//! libtorch, no other crate of this workspace.
+//! Metrics for dialogue agents with a persona. Strings go in, a score and its signature come out; no libtorch, no other
+//! crate of this workspace. Metrics that need a model ask for it through a trait; the feature `model` implements these
+//! traits on persona-model's encoders, classifiers and language models.
 //!
 //! ```
 //! use persona_metrics::Bleu;
@@ -34,8 +35,10 @@
 //! | [`CopyRate`] | share of replies mostly copied from the persona | defined here |
 //! | [`SelectionAccuracy`] | selection accuracy, 'none' base rate, confusion | defined here |
 //! | [`AgentRetention`], [`RetentionTable`] | responses before the first break of character | Macavei et al. |
-//! | [`Perplexity`] | by token, mean of examples, by word | Hugging Face and ParlAI, PAL's code |
-//! | [`Consistency`] | C.score, by a [`PersonaJudge`] | Madotto et al. 2019 (sum), PAL's code (maximum) |
+//! | [`Perplexity`] | by token, mean of examples, by word, mean NLL, by a [`LanguageModel`] | Hugging Face and ParlAI, PAL's code |
+//! | [`BertScore`] | BERTScore, by a [`TokenEmbedder`] | bert-score |
+//! | [`EmbeddingSimilarity`] | mean cosine, Acc@sim0.9, histogram, by a [`SentenceEmbedder`] | Otsuka et al. 2024 |
+//! | [`Consistency`], [`ConsistencyReport`] | C.score, by a [`PersonaJudge`] | Madotto et al. 2019 (sum), PAL's code (maximum) |
 //!
 //! # Corpora of any size
 //!
@@ -63,24 +66,32 @@
 //! a judge or a model: each is an [`Error`], never a panic and never a NaN. Empty texts are allowed and have the value
 //! that the package followed gives them. Two scores may be compared when their signatures are equal.
 
+mod bertscore;
 mod bits;
 mod bleu;
 mod chrf;
 mod consistency;
+mod consistency_report;
 mod copying;
 mod diversity;
+mod embedding;
 mod error;
 mod example;
 mod meteor;
 mod metric;
+#[cfg(feature = "model")]
+pub mod model;
 mod ngrams;
+mod once;
 mod parlai;
 mod perplexity;
 mod ranking;
 mod retention;
 mod rouge;
 mod score;
+mod scored_perplexity;
 mod selection;
+mod similarity;
 pub mod stats;
 pub mod suite;
 mod sums;
@@ -89,15 +100,18 @@ mod text;
 mod token_hash;
 mod tokens;
 
+pub use bertscore::{Baseline, BertScore, EmbeddedBertScore, Idf, WeightedTokens, greedy_match};
 pub use bleu::{
     Bleu, BleuCounts, CocoBleu, LastPair, NltkBleu, NltkCounts, NltkMeanBleu, NltkSmoothing, ParlaiBleu,
     SacreBleu, SacreReport, SacreSmoothing, SacreTokenizer,
 };
 pub use chrf::{Chrf, ChrfCounts};
 pub use consistency::{Consistency, ConsistencyForm, JudgedConsistency, Judgement, PersonaJudge};
+pub use consistency_report::{ConsistencyReport, ConsistencyRow};
 pub use copying::CopyRate;
 pub use diversity::{Distinct, Entropy, LeaveOneOut, NgramExamples, PoolSums, PooledDistinct};
-pub use error::{Error, Result};
+pub use embedding::{SentenceEmbedder, TokenEmbedder, TokenVectors, cosine};
+pub use error::{Error, ModelError, Result};
 pub use meteor::MeteorWithoutWordNet;
 pub use metric::{Examples, Metric, PairMetric, Statistics, Sums, TextMetric};
 pub use parlai::{ExactMatch, UnigramF1};
@@ -108,7 +122,9 @@ pub use rouge::{
     ChineseRouge, CocoRouge, GoogleRouge, LengthLimit, PltrdyRouge, PyRouge, Rouge, RougeTokenizer, RougeType,
 };
 pub use score::{Score, Scores, Signature, Unit};
+pub use scored_perplexity::{LanguageModel, ScoredPerplexity, TargetNll};
 pub use selection::{Selection, SelectionAccuracy, SelectionConfusion, SelectionCounts, selection_accuracy};
+pub use similarity::{EmbeddedSimilarity, EmbeddingSimilarity, SimilaritySums};
 pub use sums::MeanSums;
 pub use table::NgramTable;
 #[cfg(feature = "jieba")]

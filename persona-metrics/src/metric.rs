@@ -251,6 +251,13 @@ impl<M: Metric> Statistics<M> {
         self.examples = self.examples.saturating_add(1);
         Ok(())
     }
+
+    /// Adds one example whose sums are at hand and that has so many references.
+    pub(crate) fn push_with(&mut self, sums: &M::Sums, references: usize) -> Result<()> {
+        self.push(sums)?;
+        self.references.add(references);
+        Ok(())
+    }
 }
 
 impl<M: PairMetric> Statistics<M> {

@@ -110,9 +110,23 @@ impl Statistics<Perplexity> {
     /// # Errors
     /// Nothing was added.
     pub fn mean_nll(&self) -> Result<f64> {
+        let [token, _] = self.mean_nlls()?;
+        Ok(token)
+    }
+
+    /// Mean over examples of the mean negative log-likelihood of their tokens, in nats: every example weighs the same.
+    ///
+    /// # Errors
+    /// Nothing was added.
+    pub fn example_mean_nll(&self) -> Result<f64> {
+        let [_, example] = self.mean_nlls()?;
+        Ok(example)
+    }
+
+    fn mean_nlls(&self) -> Result<[f64; 2]> {
         match self.sums() {
             PerplexitySums { examples: 0, .. } => Err(Error::EmptyCorpus { metric: Perplexity::NAME }),
-            sums => Ok(sums.nll.value() / sums.tokens as f64),
+            sums => Ok(sums.mean_nlls()),
         }
     }
 }
@@ -125,6 +139,13 @@ pub struct PerplexitySums {
     words: u64,
     nll: ExactSum,
     example_means: ExactSum,
+}
+
+impl PerplexitySums {
+    /// The mean negative log-likelihood of a token, and the mean over examples of theirs.
+    pub(crate) fn mean_nlls(&self) -> [f64; 2] {
+        [self.nll.value() / self.tokens as f64, self.example_means.value() / self.examples as f64]
+    }
 }
 
 impl Sums for PerplexitySums {
@@ -160,9 +181,8 @@ impl Metric for Perplexity {
     /// # Errors
     /// Texts without a word, by word.
     fn values(&self, sums: &PerplexitySums) -> Result<Vec<f64>> {
-        let PerplexitySums { examples, tokens, words, nll, example_means } = sums;
-        let mut values =
-            vec![(nll.value() / *tokens as f64).exp(), (example_means.value() / *examples as f64).exp()];
+        let PerplexitySums { words, nll, .. } = sums;
+        let mut values = sums.mean_nlls().map(f64::exp).to_vec();
         if self.words.is_some() {
             if *words == 0 {
                 return Err(Error::UnknownWords);

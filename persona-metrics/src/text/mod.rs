@@ -22,3 +22,4 @@ pub use jieba::jieba_words;
 pub(crate) use mteval::{tokenize_13a, tokenize_intl};
 pub(crate) use normalize::{normalize_answer, py_rouge_tokens, rouge_tokens};
 pub(crate) use porter::{Rules, stem};
+pub(crate) use python::trim;

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod fixtures;
+#[cfg(feature = "model")]
+mod model;
 mod properties;
 mod properties_bleu;
 mod properties_chrf;
