@@ -126,11 +126,12 @@ impl TokenLogProbs {
         self.statistics.as_ref()
     }
 
-    /// Sums over the tokens after the first `heads` `[B]` of each response: `[B]`.
-    fn tails(&self, heads: &Tensor) -> Result<Tensor> {
+    /// Sums in which the tokens after the first `heads` `[B]` of each response count `tail`: `[B]`.
+    fn tapered_sums(&self, heads: &Tensor, tail: f64) -> Result<Tensor> {
         let place = self.mask.f_cumsum(1, Kind::Float)?;
-        let tail = place.f_gt_tensor(&heads.f_unsqueeze(1)?)?.f_logical_and(&self.mask)?;
-        self.sum_where(&self.log_probs, &tail)
+        let after = place.f_gt_tensor(&heads.f_unsqueeze(1)?)?;
+        let of = |part: &Tensor| self.sum_where(&self.log_probs, &part.f_logical_and(&self.mask)?);
+        Ok(of(&after.f_logical_not()?)?.f_add(&of(&after)?.f_mul_scalar(tail)?)?)
     }
 
     /// Sums of `[B, T]` over the tokens of the response: `[B]`.
@@ -275,19 +276,16 @@ impl PairLogProbs {
 
     /// The sums, what the longer response has beyond the length of the shorter one counted by `ld_alpha`.
     pub(crate) fn desensitised(&self, ld_alpha: Option<f64>) -> Result<[Tensor; 2]> {
-        let sums = [self.chosen.shallow_clone(), self.rejected.shallow_clone()];
-        let Some(alpha) = ld_alpha else { return Ok(sums) };
+        let Some(alpha) = ld_alpha else {
+            return Ok([self.chosen.shallow_clone(), self.rejected.shallow_clone()]);
+        };
         let [chosen, rejected] = self.tokens.as_ref().ok_or_else(|| Error::Missing {
             what: "the log-probability of each token, of policy and reference",
             needed_by: "ld_alpha".to_owned(),
             how: "give them by PairLogProbs::from_tokens",
         })?;
         let shared = chosen.lengths.f_minimum(&rejected.lengths)?;
-        let [chosen_sums, rejected_sums] = sums;
-        let weighted = |sums: &Tensor, tokens: &TokenLogProbs| -> Result<Tensor> {
-            Ok(sums.f_sub(&tokens.tails(&shared)?.f_mul_scalar(1.0 - alpha)?)?)
-        };
-        Ok([weighted(&chosen_sums, chosen)?, weighted(&rejected_sums, rejected)?])
+        Ok([chosen.tapered_sums(&shared, alpha)?, rejected.tapered_sums(&shared, alpha)?])
     }
 
     /// WPO's weight of each pair, `[B]`, without a graph.

@@ -162,7 +162,8 @@ impl<M: CausalLm, I: PairItem> Preference<M, I> {
             let _no_grad = tch::no_grad_guard();
             return self.scores(batch, reference.model.as_ref(), false)?.desensitised(ld_alpha);
         }
-        let tails = 1.0 - ld_alpha.unwrap_or(1.0) as f32;
+        let tails = 1.0 - ld_alpha.unwrap_or(1.0);
+        let tapered = |sum: f32, tail: f32| (f64::from(sum) - tails * f64::from(tail)) as f32;
         let mut sums = [Vec::with_capacity(items.len()), Vec::with_capacity(items.len())];
         for item in items {
             let pair = item.referenced().ok_or_else(|| Error::Missing {
@@ -170,8 +171,8 @@ impl<M: CausalLm, I: PairItem> Preference<M, I> {
                 needed_by: format!("pair {}", item.pair().id),
                 how: "compute them by reference_log_probs",
             })?;
-            sums[0].push(pair.chosen - tails * pair.chosen_tail);
-            sums[1].push(pair.rejected - tails * pair.rejected_tail);
+            sums[0].push(tapered(pair.chosen, pair.chosen_tail));
+            sums[1].push(tapered(pair.rejected, pair.rejected_tail));
         }
         let column = |values: &[f32]| Tensor::f_from_slice(values)?.f_to_device(self.policy.device());
         Ok([column(&sums[0])?, column(&sums[1])?])

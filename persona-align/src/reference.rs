@@ -90,13 +90,16 @@ pub fn reference_log_probs(
     Ok(referenced.collect())
 }
 
+/// Hands everything of an item that the numbers depend on to a hash.
+type DigestOf<T> = fn(&T, &mut dyn FnMut(&[u8]));
+
 /// K numbers for each item, computed in parts, or read from the cache.
 pub(crate) fn cached<T, const K: usize>(
     reference: &dyn CausalLm,
     items: &[T],
     micro_batch_size: usize,
     cache: Option<&Path>,
-    digest: fn(&T, &mut dyn FnMut(&[u8])),
+    digest: DigestOf<T>,
     compute: impl Fn(&[T]) -> Result<Vec<f32>>,
 ) -> Result<Vec<[f32; K]>> {
     if items.is_empty() {
@@ -134,11 +137,7 @@ fn read_cache(path: &Path, fingerprint: &str, shape: [i64; 2]) -> Result<Vec<f32
 }
 
 /// A hash of the reference's weights, active adapter and precision, and of the items' tokens.
-fn fingerprint<T>(
-    reference: &dyn CausalLm,
-    items: &[T],
-    digest: fn(&T, &mut dyn FnMut(&[u8])),
-) -> Result<String> {
+fn fingerprint<T>(reference: &dyn CausalLm, items: &[T], digest: DigestOf<T>) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(format!("{:?} {}", reference.precision(), reference.fingerprint()?));
     for item in items {

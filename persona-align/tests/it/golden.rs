@@ -47,10 +47,11 @@ fn losses_against_a_reference() {
     for (name, expected) in golden["answers"].as_object().unwrap() {
         let policy = logits(&golden["policy"]);
         let scores = pair_log_probs(&policy, &ids, &mask, true);
-        let output = loss_of(&expected["options"]).evaluate(&scores, &reference).unwrap();
+        let loss = loss_of(&expected["options"]);
+        let output = loss.evaluate(&scores, &reference).unwrap();
         close(output.loss.double_value(&[]), &expected["loss"], name);
         if name != "conservative" {
-            metrics_agree(&named(&output.metrics().unwrap()), &expected["metrics"], name);
+            metrics_agree(&named(&output.metrics().unwrap()), &expected["metrics"], loss.beta(), name);
         }
         gradient_agrees(&output.loss, &policy, expected, name);
     }
@@ -86,7 +87,7 @@ fn losses_without_a_reference() {
         };
         let output = output.unwrap();
         close(output.loss.double_value(&[]), &expected["loss"], name);
-        metrics_agree(&named(&output.metrics().unwrap()), &expected["metrics"], name);
+        metrics_agree(&named(&output.metrics().unwrap()), &expected["metrics"], beta, name);
         gradient_agrees(&output.loss, &policy, expected, name);
     }
 }
