@@ -19,7 +19,7 @@ pub(crate) fn run(workspace: &Workspace, extra: &[String]) -> Result<ExitCode> {
     let mut cargo = workspace.cargo();
     cargo.arg("test");
     if !names_packages(extra) {
-        cargo.arg("--workspace");
+        cargo.args(["--workspace", "--all-features"]);
     }
     let (counts, tests_pass) = counted(cargo.arg("--release").args(extra), &mut std::io::stdout())?;
     let outside = outside::check(workspace);
