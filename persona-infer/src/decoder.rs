@@ -1,10 +1,10 @@
 //! Decoding of token ids in batches with a cache.
 
 use persona_model::{BatchBuilder, CausalLm, KvCache};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use crate::decode::{DecodeConfig, Draws, Next};
 use crate::error::{Error, Result};
-use crate::sampling::DecodeConfig;
 
 /// Continues prompts with a model. Prompts are taken longest first in full batches; a reply's tokens depend on its own
 /// prompt and index alone.
@@ -27,7 +27,9 @@ impl std::fmt::Debug for Decoder<'_> {
 /// A row in flight.
 struct Row {
     prompt: usize,
-    new: Vec<u32>,
+    prompt_len: usize,
+    /// Prompt and new tokens.
+    history: Vec<u32>,
     /// New tokens this row may have: the setting, or what the model's positions leave.
     room: usize,
     ended: bool,
@@ -75,7 +77,7 @@ impl<'a> Decoder<'a> {
         let mut done = 0;
         for part in order.chunks(self.config.batch_size) {
             for row in self.batch(prompts, part)? {
-                replies[row.prompt] = row.new;
+                replies[row.prompt] = row.history[row.prompt_len..].to_vec();
             }
             done += part.len();
             if let Some(progress) = self.progress {
@@ -94,7 +96,13 @@ impl<'a> Decoder<'a> {
             .iter()
             .map(|&prompt| {
                 let room = self.config.max_new_tokens.min(positions - prompts[prompt].len());
-                Row { prompt, new: Vec::new(), room, ended: false }
+                Row {
+                    prompt,
+                    prompt_len: prompts[prompt].len(),
+                    history: prompts[prompt].clone(),
+                    room,
+                    ended: false,
+                }
             })
             .collect();
         let mut finished = Vec::new();
@@ -124,7 +132,7 @@ impl<'a> Decoder<'a> {
             let mut builder = BatchBuilder::default();
             for (at, row) in rows.iter().enumerate() {
                 // An ended row that has not left yet repeats its last token in place of new ones; nobody reads it.
-                let token = row.new.last().or(self.ends.first()).copied().unwrap_or(0);
+                let token = row.history.last().copied().unwrap_or(0);
                 builder.cached(at, cache.lengths()[at], &[token]);
             }
             self.advance(builder, &mut cache, &mut rows, None)?;
@@ -144,29 +152,35 @@ impl<'a> Decoder<'a> {
         if let Some(last) = last {
             hidden = hidden.f_index_select(0, &Tensor::f_from_slice(last)?.f_to_device(hidden.device())?)?;
         }
-        let logits = self
-            .model
-            .logits(&hidden)?
-            .f_to_kind(Kind::Float)?
-            .f_to_device(tch::Device::Cpu)?
-            .f_contiguous()?;
-        let vocabulary = self.model.limits().vocabulary;
-        let mut values = vec![0.0f32; logits.numel()];
-        logits.f_copy_data(&mut values, logits.numel())?;
-        for (row, logits) in rows.iter_mut().zip(values.chunks_exact(vocabulary)) {
-            if row.ended {
-                continue;
-            }
-            if let Some(&value) = logits.iter().find(|logit| logit.is_nan() || **logit == f32::INFINITY) {
-                return Err(Error::NonFinite { index: row.prompt, tokens: row.new.len(), value });
-            }
-            let token = self.config.choose(logits, row.prompt, row.new.len());
+        let logits = self.model.logits(&hidden)?;
+        let running: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].ended).collect();
+        let index: Vec<i64> = running.iter().map(|&at| at as i64).collect();
+        let logits =
+            logits.f_index_select(0, &Tensor::f_from_slice(&index)?.f_to_device(logits.device())?)?;
+        let nexts: Vec<Next<'_>> = running
+            .iter()
+            .map(|&at| {
+                let row = &rows[at];
+                let new = row.history.len() - row.prompt_len;
+                Next {
+                    prompt: row.prompt,
+                    history: &row.history,
+                    new,
+                    ends: &self.ends,
+                    short: self.config.is_short(row.history.len(), new),
+                    draws: Draws { seed: self.config.seed, stream: row.prompt as u64 },
+                }
+            })
+            .collect();
+        let chosen = self.config.choose(&self.config.constrain(&logits, &nexts)?, &nexts)?;
+        for (at, token) in running.into_iter().zip(chosen) {
+            let row = &mut rows[at];
             if self.ends.contains(&token) {
                 row.ended = true;
                 continue;
             }
-            row.new.push(token);
-            row.ended = row.new.len() >= row.room;
+            row.history.push(token);
+            row.ended = row.history.len() - row.prompt_len >= row.room;
         }
         Ok(())
     }

@@ -49,4 +49,15 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+
+    /// The settings rule out every token.
+    #[error(
+        "prompt {index}: no token is left after {tokens} new tokens; allow repeated n-grams, or lower the minimum length"
+    )]
+    NoToken {
+        /// The prompt's index among those given, from 0.
+        index: usize,
+        /// Tokens generated before.
+        tokens: usize,
+    },
 }

@@ -29,16 +29,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod decode;
 mod decoder;
 mod error;
-mod sampling;
 mod select;
 mod seq2seq;
 mod text;
 
+pub use decode::{DecodeConfig, EarlyStopping, processors};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
-pub use sampling::DecodeConfig;
 pub use select::{Reply, SelectThenGenerate, Selected, Strategy};
 pub use seq2seq::greedy;
 pub use text::{TargetScore, TextGenerator, score_targets};

@@ -3,9 +3,9 @@
 use persona_data::{EncodedExample, ExampleEncoder, ReplyGenerator};
 use persona_model::{CausalLm, TargetBatchBuilder};
 
+use crate::decode::DecodeConfig;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::sampling::DecodeConfig;
 
 /// A model with its tokenizer and prompts: generates text.
 #[derive(Clone, Copy)]

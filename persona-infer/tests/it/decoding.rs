@@ -78,6 +78,7 @@ fn what_is_drawn_does_not_depend_on_batch_mates() {
         top_p: Some(0.95),
         seed: 4,
         batch_size: 1,
+        ..DecodeConfig::default()
     };
     let run = |batch_size, seed| {
         let config = DecodeConfig { batch_size, seed, ..config };

@@ -6,5 +6,6 @@
 mod parity;
 
 mod decoding;
+mod processors;
 mod selecting;
 mod seq2seq;
