@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batch, Context, Row, causal_mask};
-use crate::cache::LayerCache;
+use crate::cache::{LayerCache, Shared};
 use crate::error::{Error, Result};
 use crate::position_bias::PositionBias;
 
@@ -45,7 +45,10 @@ pub(crate) fn attend_biased(
     let (tokens, heads, head_size) = queries.size3()?;
     let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
     let attended = match cache {
-        Some(cache) if batch.is_step() => {
+        Some(cache) if batch.is_step() && cache.has_shared() && bias.is_none() => {
+            one_token_each_after_shared((queries, keys, values), batch, cache, settings)?
+        }
+        Some(cache) if batch.is_step() && !cache.has_shared() => {
             one_token_each((queries, keys, values), batch, cache, settings, bias)?
         }
         None if bias.is_none() && batch.is_padded() => {
@@ -87,8 +90,15 @@ fn row_by_row(
                 batch.masks[at].as_ref().map(Tensor::shallow_clone),
             ),
             (Context::Cached(cached), Some(cache)) => {
-                let key = store(&cache.keys, cached, row, &keys[at])?;
-                let value = store(&cache.values, cached, row, &values[at])?;
+                let shared = cache.shared(cached);
+                let key =
+                    store(&cache.keys, (cached, row), &keys[at], shared.map(|held| (&held.keys, held)))?;
+                let value = store(
+                    &cache.values,
+                    (cached, row),
+                    &values[at],
+                    shared.map(|held| (&held.values, held)),
+                )?;
                 // A row that starts its cache is plain causal attention, for which the kernel needs no mask.
                 let mask =
                     (row.past > 0).then(|| causal_mask(row.len, row.past, batch.device())).transpose()?;
@@ -166,6 +176,83 @@ fn one_token_each(
     Ok(output.f_reshape([tokens, heads, head_size])?)
 }
 
+/// As [`one_token_each`], for rows of which some share their beginning: all queries of a beginning meet it in one product.
+fn one_token_each_after_shared(
+    (queries, keys, values): (&Tensor, &Tensor, &Tensor),
+    batch: &Batch,
+    cache: &mut LayerCache,
+    settings: Settings,
+) -> Result<Tensor> {
+    let device = batch.device();
+    let index = |places: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(places)?.f_to_device(device)?) };
+    let rows: Vec<usize> = batch
+        .rows()
+        .iter()
+        .filter_map(|row| if let Context::Cached(cached) = row.context { Some(cached) } else { None })
+        .collect();
+    let own: Vec<i64> = batch
+        .rows()
+        .iter()
+        .zip(&rows)
+        .map(|(row, &cached)| (row.past - cache.shared_tokens(cached)) as i64)
+        .collect();
+    let cached: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    let places = [Some(index(&cached)?), None, Some(index(&own)?)];
+    let _ = cache.keys.f_index_put_(&places, keys, false)?;
+    let _ = cache.values.f_index_put_(&places, values, false)?;
+
+    let (_, heads, head_size) = queries.size3()?;
+    let key_heads = keys.size3()?.1;
+    let group = heads / key_heads;
+    let mut outputs = Vec::new();
+    let mut first = 0;
+    while first < rows.len() {
+        let shared = cache.shared(rows[first]);
+        let same = |row: &&usize| match (cache.shared(**row), shared) {
+            (Some(a), Some(b)) => std::ptr::eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let count = rows[first..].iter().take_while(same).count();
+        let end = first + count;
+        let (n, longest) = (count as i64, own[first..end].iter().max().map_or(0, |past| past + 1));
+        let held = index(&cached[first..end])?;
+        let part =
+            |all: &Tensor| -> Result<Tensor> { Ok(all.f_narrow(2, 0, longest)?.f_index_select(0, &held)?) };
+        // `[n, K, H / K, W]`, and for what is shared `[K, n H / K, W]`.
+        let query = queries.f_narrow(0, first as i64, n)?.f_reshape([n, key_heads, group, head_size])?;
+        let query = query.f_mul_scalar(settings.scale)?;
+        let mut scores = query.f_matmul(&part(&cache.keys)?.f_transpose(2, 3)?)?.f_to_kind(Kind::Float)?;
+        if own[first..end].iter().any(|past| past + 1 < longest) {
+            let tokens = Tensor::f_arange(longest, (Kind::Int64, device))?.f_view([1, 1, 1, longest])?;
+            let unseen = tokens.f_gt_tensor(&index(&own[first..end])?.f_view([-1, 1, 1, 1])?)?;
+            scores = scores.f_masked_fill(&unseen, f64::NEG_INFINITY)?;
+        }
+        let together = |x: &Tensor| -> Result<Tensor> {
+            let width = x.size4()?.3;
+            Ok(x.f_transpose(0, 1)?.f_reshape([key_heads, n * group, width])?)
+        };
+        let apart = |x: Tensor| -> Result<Tensor> {
+            let width = x.size3()?.2;
+            Ok(x.f_view([key_heads, n, group, width])?.f_transpose(0, 1)?)
+        };
+        if let Some(shared) = shared {
+            let met = together(&query)?.f_matmul(&shared.keys.f_squeeze_dim(0)?.f_transpose(1, 2)?)?;
+            scores = Tensor::f_cat(&[&apart(met)?.f_to_kind(Kind::Float)?, &scores], 3)?;
+        }
+        let weights = scores.f_softmax(-1, None)?.f_to_kind(queries.kind())?;
+        let tokens = shared.map_or(0, |shared| shared.tokens as i64);
+        let mut output = weights.f_narrow(3, tokens, longest)?.f_matmul(&part(&cache.values)?)?;
+        if let Some(shared) = shared {
+            let met =
+                together(&weights.f_narrow(3, 0, tokens)?)?.f_matmul(&shared.values.f_squeeze_dim(0)?)?;
+            output = output.f_add(&apart(met)?)?;
+        }
+        outputs.push(output.f_reshape([n, heads, head_size])?);
+        first = end;
+    }
+    Ok(Tensor::f_cat(&outputs, 0)?)
+}
+
 /// A row's queries `[L, H, W]` as `[K, H / K, L, W]`, one batch entry a key head; where each has its own, `[1, H, L, W]`.
 fn grouped_queries(queries: &Tensor, key_heads: i64) -> Result<Tensor> {
     let (tokens, heads, head_size) = queries.size3()?;
@@ -191,8 +278,18 @@ pub(crate) fn heads_first(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// Stores a row's new keys or values, and returns all that the cache holds of the row: `[1, H, past + len, W]`.
-fn store(all: &Tensor, cached: usize, row: &Row, new: &Tensor) -> Result<Tensor> {
+fn store(
+    all: &Tensor,
+    (cached, row): (usize, &Row),
+    new: &Tensor,
+    shared: Option<(&Tensor, &Shared)>,
+) -> Result<Tensor> {
+    let past = (row.past - shared.map_or(0, |(_, held)| held.tokens)) as i64;
     let line = all.f_narrow(0, cached as i64, 1)?;
-    line.f_narrow(2, row.past as i64, row.len as i64)?.f_copy_(&heads_first(new)?)?;
-    Ok(line.f_narrow(2, 0, (row.past + row.len) as i64)?)
+    line.f_narrow(2, past, row.len as i64)?.f_copy_(&heads_first(new)?)?;
+    let own = line.f_narrow(2, 0, past + row.len as i64)?;
+    match shared {
+        Some((shared, _)) => Ok(Tensor::f_cat(&[shared, &own], 2)?),
+        None => Ok(own),
+    }
 }

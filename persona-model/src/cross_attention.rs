@@ -108,7 +108,7 @@ impl SourceCache {
         };
         let layers = layers
             .iter()
-            .map(|(keys, values)| Ok(LayerCache { keys: padded(keys)?, values: padded(values)? }))
+            .map(|(keys, values)| Ok(LayerCache::new(padded(keys)?, padded(values)?, 0)))
             .collect::<Result<_>>()?;
         let device = source.device();
         Ok(Self { layers, mask: mask(&lens, device)?, lens, rows: rows.to_vec(), device })

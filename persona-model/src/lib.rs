@@ -58,7 +58,7 @@ pub use adapters::{
     Targets,
 };
 pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
-pub use cache::{CacheShape, KvCache};
+pub use cache::{CacheShape, KvCache, SharedId};
 pub use config::OtherKeys;
 pub use device::{Precision, cuda_status, device};
 pub use encoder::{

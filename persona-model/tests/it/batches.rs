@@ -1,6 +1,8 @@
 //! Contracts 3 and 5: plain rows, shared prefixes and caches agree, and a row does not depend on its neighbours.
 
-use persona_model::{Batch, BatchBuilder, CausalLm, Model, Precision, TargetBatch, TargetBatchBuilder};
+use persona_model::{
+    Batch, BatchBuilder, CausalLm, KvCache, Model, Precision, TargetBatch, TargetBatchBuilder,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::{difference, models, tiny};
@@ -70,6 +72,65 @@ fn cached_and_chunked(model: &dyn CausalLm) {
         parts.push(model.logits(&model.hidden(&batch, Some(&mut cache), false).unwrap()).unwrap());
     }
     assert!(difference(&Tensor::cat(&parts, 0), &whole[0]) < 1e-5);
+}
+
+#[test]
+fn rows_after_a_shared_beginning_equal_whole_rows() {
+    models().iter().for_each(|model| after_shared(model));
+}
+
+fn after_shared(model: &dyn CausalLm) {
+    let advance = |cache: &mut KvCache, rows: &[(usize, &[u32])]| -> Tensor {
+        let mut builder = BatchBuilder::default();
+        for (row, ids) in rows {
+            builder.cached(*row, cache.lengths()[*row], ids);
+        }
+        let batch = builder.build(model.limits(), Device::Cpu).unwrap();
+        model.logits(&model.hidden(&batch, Some(cache), false).unwrap()).unwrap()
+    };
+    let mut prompts = model.cache(2, 4).unwrap();
+    advance(&mut prompts, &[(0, &[1, 2, 3, 4]), (1, &[7, 8])]);
+    let mut cache = model.cache(5, 4).unwrap();
+    let (a, b) = (cache.hold(&prompts, 0).unwrap(), cache.hold(&prompts, 1).unwrap());
+    drop(prompts);
+    for (row, shared) in [(0, a), (1, a), (3, b), (4, a)] {
+        cache.attach(row, shared).unwrap();
+    }
+    advance(&mut cache, &[(2, &[30, 31, 32])]);
+    // Row 4 is some tokens ahead, in one chunk after its beginning.
+    advance(&mut cache, &[(4, &[20, 21])]);
+    let mut texts: [Vec<u32>; 5] =
+        [vec![1, 2, 3, 4], vec![1, 2, 3, 4], vec![30, 31, 32], vec![7, 8], vec![1, 2, 3, 4, 20, 21]];
+    let step = |cache: &mut KvCache, rows: &[usize], texts: &mut [Vec<u32>; 5], seed: u32| {
+        for &row in rows {
+            texts[row].push((seed * 7 + row as u32 * 3) % 40);
+        }
+        let new: Vec<(usize, &[u32])> =
+            rows.iter().map(|&row| (row, &texts[row][texts[row].len() - 1..])).collect();
+        let got = advance(cache, &new);
+        for (at, &row) in rows.iter().enumerate() {
+            let whole = &logits(model, &[&texts[row]])[0];
+            assert!(difference(&got.get(at as i64), &whole.get(-1)) < 1e-5, "row {row}, step {seed}");
+        }
+    };
+    step(&mut cache, &[0, 1, 2, 3, 4], &mut texts, 1);
+    step(&mut cache, &[0, 1, 2, 3, 4], &mut texts, 2);
+    step(&mut cache, &[4, 0, 3], &mut texts, 3);
+    // Rows go on from each other, as beams do.
+    cache.copy(&[(4, 0), (0, 4), (1, 1)]).unwrap();
+    texts.swap(0, 4);
+    step(&mut cache, &[0, 1, 4], &mut texts, 4);
+    assert!(cache.release(b).unwrap_err().to_string().contains("cache row 3"));
+    assert!(cache.attach(2, a).unwrap_err().to_string().contains("row 2 holds tokens"));
+    cache.clear(3).unwrap();
+    cache.release(b).unwrap();
+    assert!(cache.attach(3, b).unwrap_err().to_string().contains("not held"));
+    assert!(cache.copy(&[(0, 9)]).unwrap_err().to_string().contains("row 9"));
+    let other = model.cache(1, 4).unwrap();
+    assert!(cache.hold(&other, 0).unwrap_err().to_string().contains("holds nothing"));
+    cache.keep(&[4, 1]).unwrap();
+    texts.swap(0, 4);
+    step(&mut cache, &[0, 1], &mut texts, 5);
 }
 
 /// Targets of two prompts, the first with two continuations and one of a single token.
