@@ -1,7 +1,9 @@
 //! Decoding for persona dialogue models.
 //!
-//! - [`Decoder`] continues token ids in batches with a cache: greedy, or drawn with temperature, top-k and top-p. What
-//!   is drawn for a prompt depends on the seed, the prompt's index and the place alone, never on batch mates.
+//! - [`Engine`] answers [`Request`]s: greedy, beam search, or drawn with a seed of the request's own; several replies
+//!   after one prompt, adapters, stop strings, streams, scores of given replies. [`DecodeConfig`] has the settings.
+//! - [`processors`] are the changes to logits that settings stand for, as pure functions.
+//! - [`Decoder`] is the engine for prompts of one kind, in tokens.
 //! - [`TextGenerator`] does the same for text; as a `ReplyGenerator` it makes the rejected replies of preference pairs.
 //! - [`SelectThenGenerate`] is PAL's inference: the model says which description matters, its answer is matched back to
 //!   the persona, and the reply is generated with that description highlighted. [`Strategy`] has the paper's others.
@@ -36,7 +38,10 @@ mod select;
 mod seq2seq;
 mod text;
 
-pub use decode::{DecodeConfig, EarlyStopping, processors};
+pub use decode::{
+    Completion, ContinuationScore, DecodeConfig, EarlyStopping, Engine, EngineConfig, Finish, Piece,
+    Receiver, Request, TextStream, processors,
+};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use select::{Reply, SelectThenGenerate, Selected, Strategy};

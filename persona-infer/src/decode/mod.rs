@@ -1,8 +1,15 @@
 //! How replies are decoded.
 
+mod beams;
 mod choice;
 mod config;
+mod engine;
 pub mod processors;
+mod request;
+mod text_stream;
+mod wave;
 
-pub(crate) use choice::{Draws, Next};
 pub use config::{DecodeConfig, EarlyStopping};
+pub use engine::{ContinuationScore, Engine, EngineConfig, Receiver};
+pub use request::{Completion, Finish, Piece, Request};
+pub use text_stream::TextStream;

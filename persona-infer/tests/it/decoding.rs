@@ -1,12 +1,12 @@
-//! Greedy ids of transformers; batch and alone agree; bad prompts are named.
+//! Ids of transformers; batch and alone agree; bad prompts are named.
 
-use persona_infer::{DecodeConfig, Decoder};
-use persona_model::{Gpt2, Gpt2Config, Model, PromptStart, SoftPromptConfig, load_causal_lm};
+use persona_infer::{DecodeConfig, Decoder, Engine, EngineConfig, Request};
+use persona_model::{CausalLm, Gpt2, Gpt2Config, Model, PromptStart, SoftPromptConfig, load_causal_lm};
 use tch::{Device, Kind};
 
 use crate::parity;
 
-fn tiny(positions: usize) -> Gpt2 {
+pub(crate) fn tiny(positions: usize) -> Gpt2 {
     let config = Gpt2Config {
         vocab_size: 40,
         n_positions: positions,
@@ -24,27 +24,45 @@ fn parity_generate() {
     parity::for_each("generate", |case| {
         let (model, _) = load_causal_lm(&case.folder.join("model"), Device::Cpu, Kind::Float).unwrap();
         let prompts = case.rows("input_ids", "attention_mask");
-        let limit = case.json["max_new_tokens"].as_u64().unwrap() as usize;
+        let width = case.tensor("input_ids").size()[1] as usize;
         for (name, options) in case.json["settings"].as_object().unwrap() {
-            if !options.as_object().unwrap().is_empty() {
-                println!("passed over: {name} of {} (only greedy yet)", case.folder.display());
-                continue;
+            let mut options = options.clone();
+            options["max_new_tokens"] = case.json["max_new_tokens"].clone();
+            let config: DecodeConfig = serde_json::from_value(options).unwrap();
+            let expected = Vec::<Vec<i64>>::try_from(case.tensor(&format!("{name}.new_tokens"))).unwrap();
+            let expected: Vec<Vec<u32>> = expected
+                .iter()
+                .map(|row| row.iter().take_while(|&&id| id != 2).map(|&id| id as u32).collect())
+                .collect();
+            // The reference counts the padding of its batch among the tokens that penalties are about.
+            let padded = |prompt: &Vec<u32>| vec![0; width - prompt.len()];
+            let request = |prompt: &Vec<u32>| Request::new(prompt.clone(), config).ending_at(&[2]);
+            let requests: Vec<Request> =
+                prompts.iter().map(|prompt| request(prompt).counting_before(padded(prompt))).collect();
+            let plain: Vec<Request> = prompts.iter().map(request).collect();
+            let place = format!("{name} of {}", case.folder.display());
+            let whole = complete(&model, 64, &plain);
+            for sequences in [1, 2, 64] {
+                assert_eq!(complete(&model, sequences, &requests), expected, "{place}, {sequences} at once");
+                assert_eq!(complete(&model, sequences, &plain), whole, "{place}, {sequences} at once, plain");
             }
-            let expected: Vec<Vec<u32>> =
-                Vec::<Vec<i64>>::try_from(case.tensor(&format!("{name}.new_tokens")))
-                    .unwrap()
-                    .iter()
-                    .map(|row| row.iter().take_while(|&&id| id != 2).map(|&id| id as u32).collect())
-                    .collect();
-            let config = DecodeConfig { max_new_tokens: limit, ..DecodeConfig::default() };
-            for batch_size in [1, 2, 64] {
-                let config = DecodeConfig { batch_size, ..config };
-                let replies = Decoder::new(&model, config, &[2]).unwrap().generate(&prompts).unwrap();
-                assert_eq!(replies, expected, "{name} in batches of {batch_size}");
+            let penalised = config.repetition_penalty != 1.0 || config.no_repeat_ngram_size > 0;
+            for (at, prompt) in prompts.iter().enumerate() {
+                let alone = complete(&model, 64, &requests[at..=at]);
+                assert_eq!(alone[0], expected[at], "{place}, row {at} alone");
+                if !penalised || prompt.len() == width {
+                    assert_eq!(whole[at], expected[at], "{place}, row {at} without padding");
+                }
             }
         }
         true
     });
+}
+
+fn complete(model: &dyn CausalLm, sequences: usize, requests: &[Request]) -> Vec<Vec<u32>> {
+    let config = EngineConfig { sequences, ..EngineConfig::default() };
+    let replies = Engine::new(model, config).unwrap().complete(requests).unwrap();
+    replies.into_iter().map(|mut replies| replies.swap_remove(0).tokens).collect()
 }
 
 fn prompts() -> Vec<Vec<u32>> {

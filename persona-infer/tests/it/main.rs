@@ -6,6 +6,7 @@
 mod parity;
 
 mod decoding;
+mod engine;
 mod processors;
 mod selecting;
 mod seq2seq;
