@@ -31,6 +31,7 @@
 mod error;
 mod log_probs;
 mod loss;
+mod loss_type;
 pub mod losses;
 mod metrics;
 mod options;
@@ -48,7 +49,8 @@ mod unpaired_preference;
 
 pub use error::{Error, Result};
 pub use log_probs::{PairLogProbs, TokenLogProbs};
-pub use loss::{LossType, PreferenceLoss, PreferenceOutput};
+pub use loss::{PreferenceLoss, PreferenceOutput};
+pub use loss_type::LossType;
 pub use losses::Divergence;
 pub use metrics::{Metric, PreferenceMetrics};
 #[cfg(feature = "pairs")]

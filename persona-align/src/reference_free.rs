@@ -37,13 +37,13 @@ impl ReferenceFreeLoss {
     }
 
     /// SimPO (Meng et al. 2024): [`losses::simpo`] of means over tokens. With [`with_sft`](Self::with_sft) it is CPO-SimPO.
-    /// TRL's defaults, `beta` 0.1 and `gamma` 0.5, are not the paper's, 2 and 1.
+    /// TRL's defaults, `beta` 0.1 and `gamma` 0.5, lie far from the paper's ranges, which [`losses::simpo`] names.
     #[must_use]
     pub fn simpo(beta: f64, gamma: f64) -> Self {
         Self::new(Kind::SimPo { gamma }, beta, 0.0)
     }
 
-    /// CPO (Xu et al. 2024, equation 5): [`losses::sigmoid`] of `lp_c - lp_r`, log-probabilities summed over tokens, and
+    /// CPO (Xu et al. 2024): [`losses::sigmoid`] of `lp_c - lp_r`, log-probabilities summed over tokens, and
     /// the chosen response's negative log-likelihood, a mean over tokens, with weight 1.
     #[must_use]
     pub fn cpo(beta: f64) -> Self {

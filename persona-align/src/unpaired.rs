@@ -74,8 +74,8 @@ impl UnpairedLoss {
         Self { kto: false, ..Self::kto(beta) }
     }
 
-    /// Weights of the desirable and the undesirable responses' losses. Where there are many more of one kind, the paper
-    /// keeps the ratio of weight times number between 1 and 4/3 (section 4.2). They do not enter the divisor.
+    /// Weights of the desirable and the undesirable responses' losses. Where there are many more of one kind, TRL advises,
+    /// after the paper, to keep weight times number of the two kinds between 1:1 and 4:3. They do not enter the divisor.
     #[must_use]
     pub fn with_weights(mut self, desirable: f64, undesirable: f64) -> Self {
         (self.desirable, self.undesirable) = (desirable, undesirable);

@@ -6,7 +6,7 @@ use super::one_minus_sigmoid;
 use crate::error::Result;
 use crate::options;
 
-/// NCA for pairs (Chen et al. 2024, noise contrastive alignment, section 4.2), TRL's `nca_pair`:
+/// NCA for pairs (Chen et al. 2024, noise contrastive alignment), TRL's `nca_pair`:
 /// `-ls(b A_c) - 0.5 ls(-b A_c) - 0.5 ls(-b A_r)`.
 ///
 /// # Errors
@@ -20,10 +20,10 @@ pub fn nca_pair(chosen: &Tensor, rejected: &Tensor, beta: f64) -> Result<Tensor>
     Ok(chosen.f_log_sigmoid()?.f_add(&pushed)?.f_neg()?)
 }
 
-/// BCO for pairs (Jung et al. 2024, equation 9), TRL's `bco_pair`: `-ls(b A_c - shift) - ls(shift - b A_r)`.
+/// BCO for pairs (Jung et al. 2024), TRL's `bco_pair`: `-ls(b A_c - shift) - ls(shift - b A_r)`.
 ///
-/// The paper's shift is a running mean of both responses' rewards over the steps before, which TRL kept until 0.28. It has
-/// had none since 1.0, which is `shift = 0`.
+/// The paper's shift is a running mean of both responses' rewards over the steps before, which TRL kept until 0.28.
+/// TRL 1.16 has none, which is `shift = 0`.
 ///
 /// # Errors
 /// See [the module](crate::losses).

@@ -14,7 +14,7 @@ pub fn sigmoid(margins: &Tensor, beta: f64) -> Result<Tensor> {
     conservative(margins, beta, 0.0)
 }
 
-/// Conservative DPO, cDPO (Mitchell 2023, a note on noisy preferences; equation 3): labels are wrong with probability
+/// Conservative DPO, cDPO (Mitchell 2023, a note on DPO with noisy preferences): labels are wrong with probability
 /// `e`: `-(1-e) ls(b margin) - e ls(-b margin)`. TRL had it until 0.28, as `sigmoid` with label smoothing.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub fn conservative(margins: &Tensor, beta: f64, label_smoothing: f64) -> Result
     smoothed(&margins.f_mul_scalar(beta)?, label_smoothing)
 }
 
-/// Robust DPO (Chowdhury et al. 2024, equation 12), TRL's `robust`: unbiased where labels are flipped with probability
+/// Robust DPO (Chowdhury et al. 2024), TRL's `robust`: unbiased where labels are flipped with probability
 /// `e`: `(-(1-e) ls(b margin) + e ls(-b margin)) / (1 - 2e)`.
 ///
 /// # Errors

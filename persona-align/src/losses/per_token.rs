@@ -17,7 +17,7 @@ pub fn ipo(mean_margins: &Tensor, beta: f64) -> Result<Tensor> {
     Ok(mean_margins.f_sub_scalar(0.5 / beta)?.f_square()?)
 }
 
-/// Length-normalised DPO (Lambert et al. 2024, Tulu 3, section 5.1), TRL's `sigmoid_norm`: `-ls(b m)`, where
+/// Length-normalised DPO (Lambert et al. 2024, Tulu 3), TRL's `sigmoid_norm`: `-ls(b m)`, where
 /// `m = S_c/n_c - S_r/n_r` is the margin of means over tokens.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use super::smoothed;
 use crate::error::Result;
 use crate::options;
 
-/// AOT (Melnyk et al. 2024, equation 4), TRL's `aot`: `-(1-e) ls(b d) - e ls(-b d)`, where `d` is the difference of the
+/// AOT (Melnyk et al. 2024), TRL's `aot`: `-(1-e) ls(b d) - e ls(-b d)`, where `d` is the difference of the
 /// sorted `lp_c - lp_r` and the sorted `lref_c - lref_r`. All pairs of a step belong into one call.
 ///
 /// # Errors
@@ -21,7 +21,7 @@ pub fn aot(
     sorted(policy_margins, reference_margins, beta, label_smoothing)
 }
 
-/// AOT without pairs (Melnyk et al. 2024, equation 5), TRL's `aot_unpaired`: as [`aot`], with the sorted `A_c` minus the
+/// AOT without pairs (Melnyk et al. 2024), TRL's `aot_unpaired`: as [`aot`], with the sorted `A_c` minus the
 /// sorted `A_r`.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use super::one_minus_sigmoid;
 use crate::error::Result;
 use crate::options;
 
-/// KTO (Ethayarajh et al. 2024, equations 7 and 8): `1 - s(b (A - z))` of a desirable response and `1 - s(b (z - A))` of
+/// KTO (Ethayarajh et al. 2024): `1 - s(b (A - z))` of a desirable response and `1 - s(b (z - A))` of
 /// one that is not, without weights. `signs` `[B]` is 1 for the desirable and -1 for the others, `kl` is `z`.
 ///
 /// # Errors
