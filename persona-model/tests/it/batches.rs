@@ -89,16 +89,16 @@ fn after_shared(model: &dyn CausalLm) {
         model.logits(&model.hidden(&batch, Some(cache), false).unwrap()).unwrap()
     };
     let mut prompts = model.cache(2, 4).unwrap();
-    advance(&mut prompts, &[(0, &[1, 2, 3, 4]), (1, &[7, 8])]);
+    let _ = advance(&mut prompts, &[(0, &[1, 2, 3, 4]), (1, &[7, 8])]);
     let mut cache = model.cache(5, 4).unwrap();
     let (a, b) = (cache.hold(&prompts, 0).unwrap(), cache.hold(&prompts, 1).unwrap());
     drop(prompts);
     for (row, shared) in [(0, a), (1, a), (3, b), (4, a)] {
         cache.attach(row, shared).unwrap();
     }
-    advance(&mut cache, &[(2, &[30, 31, 32])]);
+    let _ = advance(&mut cache, &[(2, &[30, 31, 32])]);
     // Row 4 is some tokens ahead, in one chunk after its beginning.
-    advance(&mut cache, &[(4, &[20, 21])]);
+    let _ = advance(&mut cache, &[(4, &[20, 21])]);
     let mut texts: [Vec<u32>; 5] =
         [vec![1, 2, 3, 4], vec![1, 2, 3, 4], vec![30, 31, 32], vec![7, 8], vec![1, 2, 3, 4, 20, 21]];
     let step = |cache: &mut KvCache, rows: &[usize], texts: &mut [Vec<u32>; 5], seed: u32| {
