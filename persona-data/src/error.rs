@@ -227,6 +227,20 @@ pub enum Error {
         /// The template engine's reason.
         source: Box<minijinja::Error>,
     },
+    /// A model folder has no chat template.
+    #[error(
+        "{folder}: no chat template: there is no chat_template.jinja, and no chat_template in tokenizer_config.json"
+    )]
+    NoChatTemplate {
+        /// The folder.
+        folder: String,
+    },
+    /// The last message of a chat cannot be left open for the model to go on with it.
+    #[error("the last message cannot be continued: {problem}")]
+    ContinueFinalMessage {
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A description was named that the persona does not have.
     #[error("description {index} was chosen from a persona of {descriptions}; indexes count from 0")]
     HighlightIndex {

@@ -59,6 +59,9 @@ pub use encode::{
 pub use error::{Error, Place, Result};
 pub use label::{LabelReport, Labeller, OverlapLabeller, label_dialogues};
 pub use loaders::{Dialogues, Format, Lenient, Notes, PalRecords, open, read, write_jsonl};
-pub use prompt::{ChatFormat, Highlight, MatchedBy, OVERLAP_BOUND, PromptKind, PromptSet, Selection};
+pub use prompt::{
+    ChatFormat, ChatMessage, ChatOptions, ChatTemplate, ChatValue, Highlight, MatchedBy, OVERLAP_BOUND,
+    PromptKind, PromptSet, Selection,
+};
 pub use reply::ReplyGenerator;
 pub use split::{PalParts, Part, RecordList, Target};

@@ -102,12 +102,7 @@ pub(super) fn compile(file: &SetFile, chat: &ChatFormat, origin: &str) -> Result
         ("history_only", &file.templates.history_only),
         ("chat", chat.template()),
     ];
-    // As transformers renders chat templates; that a template's last line break is dropped is the engine's default.
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
-        .map_err(|source| template_error(source, "templates", origin))?;
+    let syntax = syntax().map_err(|source| template_error(source, "templates", origin))?;
     environment.set_syntax(syntax);
     for (key, source) in sources {
         environment
@@ -115,6 +110,11 @@ pub(super) fn compile(file: &SetFile, chat: &ChatFormat, origin: &str) -> Result
             .map_err(|source| template_error(source, key, origin))?;
     }
     Ok(environment)
+}
+
+/// As transformers renders chat templates; that a template's last line break is dropped is the engine's default.
+pub(super) fn syntax() -> Result<SyntaxConfig, minijinja::Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
 pub(super) fn template_error(source: minijinja::Error, key: &'static str, origin: &str) -> Error {

@@ -12,10 +12,13 @@ use crate::dialogue::{Role, Utterance};
 use crate::error::{Error, Result};
 
 mod chat;
+mod chat_template;
 mod file;
+mod python;
 mod selection;
 
 pub use chat::ChatFormat;
+pub use chat_template::{ChatMessage, ChatOptions, ChatTemplate, ChatValue};
 use file::SetFile;
 pub use selection::{MatchedBy, OVERLAP_BOUND, Selection};
 

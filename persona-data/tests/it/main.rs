@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 mod bad_input;
+mod chat_template;
 #[cfg(feature = "encode")]
 mod encode;
 #[cfg(feature = "encode")]

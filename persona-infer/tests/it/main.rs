@@ -5,6 +5,7 @@
 #[path = "../../../tests/parity/mod.rs"]
 mod parity;
 
+mod chat_templates;
 mod decoding;
 mod engine;
 mod processors;
