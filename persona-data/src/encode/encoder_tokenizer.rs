@@ -119,7 +119,7 @@ impl EncoderTokenizer {
         self.max_tokens
     }
 
-    /// Whether a token is one of those that stand around a text ([CLS] and [SEP], or `<s>` and `</s>`).
+    /// Whether a token is one of those that stand around a text (`[CLS]` and `[SEP]`, or `<s>` and `</s>`).
     #[must_use]
     pub fn is_boundary(&self, id: u32) -> bool {
         self.boundary.contains(&id)
