@@ -11,7 +11,7 @@ pub struct TokenVectors {
     pub vectors: Array2<f32>,
     /// The id of each token, `[T]`: weights by inverse document frequency belong to ids.
     pub ids: Vec<u32>,
-    /// Whether each token is one that the tokenizer puts around every text ([CLS], [SEP]), `[T]`. Such a token can be
+    /// Whether each token is one that the tokenizer puts around every text (`[CLS]`, `[SEP]`), `[T]`. Such a token can be
     /// matched, but has weight 0.
     pub special: Vec<bool>,
 }
