@@ -22,7 +22,7 @@ const CHUNK: usize = 64;
 const CHUNKS: usize = 4;
 /// A block of texts is at least this share of those before it: a part of a large table is out of the caches when its
 /// turn comes, and has to be worth being brought back.
-const GROWTH: usize = 4;
+const GROWTH: usize = 16;
 /// No room is made in advance for more texts.
 const FORESEEN: usize = 1 << 16;
 
