@@ -120,6 +120,11 @@ impl Preprocessing {
 
     /// Hands each token of a text to `token`.
     pub(crate) fn tokens(&self, text: &str, token: &mut dyn FnMut(&str)) {
+        if let (PreTokenization::SpacePunctuation, Split::Space, false) =
+            (self.pre_tokenization, self.split, self.lowercase)
+        {
+            return spaced_tokens(text, token);
+        }
         let prepared = self.prepare(text);
         match self.split {
             Split::Whitespace if prepared.is_ascii() => {
@@ -276,9 +281,47 @@ fn space_punctuation(text: &str) -> Cow<'_, str> {
     Cow::Owned(spaced)
 }
 
+/// The tokens of a [`space_punctuation`] text split at each space, without that text: every punctuation character is one,
+/// and whatever stands between punctuation and spaces. None is empty, but that of an empty text.
+fn spaced_tokens(text: &str, token: &mut dyn FnMut(&str)) {
+    let text = text.trim_matches(is_python_space);
+    if text.is_empty() {
+        return token(text);
+    }
+    let mut hand_over =
+        |start, end| text.get(start..end).filter(|found| !found.is_empty()).into_iter().for_each(&mut *token);
+    let mut start = 0;
+    for (place, &byte) in text.as_bytes().iter().enumerate() {
+        let class = CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Other);
+        if class == Class::Other {
+            continue;
+        }
+        hand_over(start, place);
+        if class == Class::Punctuation {
+            hand_over(place, place + 1);
+        }
+        start = place + 1;
+    }
+    hand_over(start, text.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn tokens_of_spaced_texts_are_those_of_the_split_text(text in r"[ab.,\t 好\u{a0}]{0,12}") {
+            let spaced = Preprocessing {
+                pre_tokenization: PreTokenization::SpacePunctuation,
+                ..Preprocessing::new(Split::Space)
+            };
+            let mut tokens = Vec::new();
+            spaced.tokens(&text, &mut |token| tokens.push(token.to_owned()));
+            let prepared = spaced.prepare(&text);
+            proptest::prop_assert_eq!(tokens, spaced.split(&prepared));
+        }
+    }
 
     /// `[c for c in map(chr, range(0x110000)) if c.isspace()]` in Python 3.11.
     const PYTHON_SPACES: [u32; 29] = [
