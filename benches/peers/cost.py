@@ -2,7 +2,7 @@
 
     python benches/peers/cost.py make --preset gpt2|llama1b --out DIR [--dtype fp32|bf16]
     python benches/peers/cost.py load|forward|backward --model DIR [--dtype fp32|bf16] [--rows 8] [--tokens 128]
-    python benches/peers/cost.py compare --model DIR --program target/release/cost [--dtype ...] [--rounds 2]
+    python benches/peers/cost.py compare --model DIR --program target/release/cost [--dtype ...] [--rounds 2] [--mapped]
 
 `make` writes a checkpoint with random weights. One process a measurement, so that peak memory is its own.
 """
@@ -97,7 +97,7 @@ def compare(args):
     for what in args.only or ["load", "forward", "backward"]:
         here, there = [], []
         for _ in range(args.rounds):
-            here.append(run([args.program, what, *shape]))
+            here.append(run([args.program, what, *shape, *(["--mapped"] if args.mapped else [])]))
             there.append(run([sys.executable, __file__, what, *shape]))
         ours, theirs = (min(line["seconds"] for line in lines) for lines in (here, there))
         peaks = (min(line["peak_mib"] for line in lines) for lines in (there, here))
@@ -119,6 +119,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--mapped", action="store_true", help="weights stay in their file here, as they do there")
     parser.add_argument("--only", nargs="+", choices=["load", "forward", "backward"])
     args = parser.parse_args()
     {"make": make, "compare": compare}.get(args.what, measure)(args)

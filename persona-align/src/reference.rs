@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use persona_data::EncodedPair;
-use persona_model::{AdapterId, CausalLm, TargetBatch, TargetBatchBuilder};
+use persona_model::{AdapterId, CausalLm, Parameters, TargetBatch, TargetBatchBuilder};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
@@ -234,8 +234,8 @@ impl LiveReference {
         let _no_grad = tch::no_grad_guard();
         let policy = policy.parameters();
         let reference = self.model.parameters_mut();
-        if reference.specs().len() != policy.specs().len() || reference.flat().size() != policy.flat().size()
-        {
+        let laid_out = |held: &Parameters| (held.flat().size(), held.offsets().to_vec());
+        if laid_out(reference) != laid_out(policy) {
             let reason = "a moving reference is a copy of the policy; these two have other parameters";
             return Err(Error::Combination(reason.to_owned()));
         }

@@ -42,9 +42,13 @@ pub struct ParameterSpec {
 ///
 /// Weights in NF4 are held beside them. They are frozen: no leaves, no part of the flat tensor, and parameters that hold
 /// any are not trained.
+///
+/// Parameters that are mapped ([`is_mapped`](Self::is_mapped)) lie as their file holds them: at its offsets, with
+/// whatever it has in the gaps. What is written into them stays in this process.
 #[derive(Debug)]
 pub struct Parameters {
     flat: Tensor,
+    mapped: bool,
     specs: Vec<ParameterSpec>,
     offsets: Vec<i64>,
     leaves: Vec<Tensor>,
@@ -101,7 +105,18 @@ impl Parameters {
             let _ = flat.f_narrow(0, offset + elements, next - offset - elements)?.f_zero_()?;
             leaves.push(flat.f_narrow(0, offset, elements)?.f_view(spec.shape.as_slice())?.f_detach()?);
         }
-        Ok(Self { flat, specs, offsets, leaves, quantized: BTreeMap::new() })
+        Ok(Self { flat, mapped: false, specs, offsets, leaves, quantized: BTreeMap::new() })
+    }
+
+    /// Parameters that lie in a mapped file: `flat [N]` is its content, `offsets` say where in it each begins.
+    pub(crate) fn mapped(flat: Tensor, specs: Vec<ParameterSpec>, offsets: Vec<i64>) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let leaf = |(spec, &offset): (&ParameterSpec, &i64)| -> Result<Tensor> {
+            let elements = spec.shape.iter().product();
+            Ok(flat.f_narrow(0, offset, elements)?.f_view(spec.shape.as_slice())?.f_detach()?)
+        };
+        let leaves = specs.iter().zip(&offsets).map(leaf).collect::<Result<_>>()?;
+        Ok(Self { flat, mapped: true, specs, offsets, leaves, quantized: BTreeMap::new() })
     }
 
     /// Parameters of these shapes that hold zeros, to be loaded or copied into.
@@ -165,6 +180,13 @@ impl Parameters {
         &mut self.flat
     }
 
+    /// Whether the values lie in a mapped file ([`LoadOptions::mapped`](crate::LoadOptions)): pages are read when they are
+    /// first looked at. The loop of persona-train refuses to train such parameters; adapters over them are trained.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
     /// The device of all parameters.
     #[must_use]
     pub fn device(&self) -> Device {
@@ -189,13 +211,17 @@ impl Parameters {
         for spec in &self.specs {
             hash.update(format!("{} {:?}\n", spec.name, spec.shape).as_bytes());
         }
-        let (mut start, end) = (0, self.flat.numel() as i64);
-        while start < end {
-            let part = self.flat.f_narrow(0, start, PART.min(end - start))?.f_to_device(Device::Cpu)?;
-            let mut bytes = vec![0; part.numel() * part.kind().elt_size_in_bytes()];
-            part.f_copy_data_u8(&mut bytes, part.numel())?;
-            hash.update(&bytes);
-            start += PART;
+        for leaf in &self.leaves {
+            let (values, end) = (leaf.f_detach()?.f_view([-1])?, leaf.numel() as i64);
+            for start in (0..end).step_by(PART as usize) {
+                let part = values.f_narrow(0, start, PART.min(end - start))?.f_to_device(Device::Cpu)?;
+                let mut bytes = vec![0; part.numel() * part.kind().elt_size_in_bytes()];
+                part.f_copy_data_u8(&mut bytes, part.numel())?;
+                hash.update(&bytes);
+            }
+            // The gap, which is not zero where the values are mapped.
+            let gap = (ALIGNMENT - end % ALIGNMENT) % ALIGNMENT;
+            hash.update(&vec![0; gap as usize * leaf.kind().elt_size_in_bytes()]);
         }
         for (name, weight) in &self.quantized {
             hash.update(name.as_bytes());
@@ -234,9 +260,21 @@ impl Parameters {
     pub fn copy(&self, kind: Kind) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let mut copy = Self::zeros(self.specs.clone(), self.device(), kind)?;
-        copy.flat.f_copy_(&self.flat)?;
+        copy.copy_values(self)?;
         copy.share_quantized(self);
         Ok(copy)
+    }
+
+    /// Copies the values of parameters of the same shapes.
+    fn copy_values(&mut self, other: &Self) -> Result<()> {
+        if self.offsets == other.offsets && self.flat.numel() == other.flat.numel() {
+            self.flat.f_copy_(&other.flat)?;
+        } else {
+            for (leaf, values) in self.leaves.iter().zip(&other.leaves) {
+                leaf.shallow_clone().f_copy_(values)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the weights in NF4 of other parameters, without a copy.
@@ -277,8 +315,7 @@ impl Parameters {
                 "parameters of another model cannot be copied into this one".to_owned(),
             ));
         }
-        self.flat.f_copy_(&other.flat)?;
-        Ok(())
+        self.copy_values(other)
     }
 }
 

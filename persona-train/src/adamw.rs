@@ -34,12 +34,17 @@ impl AdamW {
     /// Moments of zero for parameters held in float32.
     ///
     /// # Errors
-    /// [`Error::Config`] for parameters of another kind: states and master weights are float32.
+    /// [`Error::Config`] for parameters of another kind, as states and master weights are float32, and for mapped ones.
     pub fn new(config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
         if parameters.kind() != Kind::Float {
             let reason =
                 format!("the weights are held in {:?}; load them in float32 to train", parameters.kind());
             return Err(Error::Config { key: "precision", reason });
+        }
+        if parameters.is_mapped() {
+            let reason =
+                "the weights lie in a mapped file; load them without `LoadOptions::mapped` to train them";
+            return Err(Error::Config { key: "model", reason: reason.to_owned() });
         }
         let (mean, square) = (parameters.flat().f_zeros_like()?, parameters.flat().f_zeros_like()?);
         Ok(Self { config, mean, square, steps: 0 })

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --release -p persona-benches --bin cost -- load|forward|backward|adapters|step --model DIR
-//!     [--dtype fp32|bf16] [--rows 8] [--tokens 128] [--repeat 5] [--adapters 16] [--checkpointing]
+//!     [--dtype fp32|bf16] [--rows 8] [--tokens 128] [--repeat 5] [--adapters 16] [--checkpointing] [--mapped]
 //! ```
 //!
 //! `adapters` is a forward pass of rows of which each has one of so many LoRAs of rank 8 on every linear layer, `step` a
@@ -15,7 +15,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use persona_model::{
-    AdapterId, Batch, BatchBuilder, CausalLm, KvCache, LoraConfig, Model, load_causal_lm, token_log_probs,
+    AdapterId, Batch, BatchBuilder, CausalLm, KvCache, LoadOptions, LoraConfig, Model, load_causal_lm_with,
+    token_log_probs,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -29,7 +30,7 @@ impl Arguments {
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
             let name = name.strip_prefix("--").ok_or(format!("`{name}`: options begin with --"))?;
-            let value = if name == "checkpointing" {
+            let value = if ["checkpointing", "mapped"].contains(&name) {
                 "yes"
             } else {
                 rest.next().ok_or(format!("--{name} needs a value"))?
@@ -61,7 +62,8 @@ fn main() -> Result<()> {
     let repeat = arguments.number("repeat", 5)?;
 
     let began = Instant::now();
-    let (mut model, _) = load_causal_lm(folder, Device::Cpu, kind)?;
+    let options = LoadOptions { mapped: arguments.0.contains_key("mapped"), ..kind.into() };
+    let (mut model, _) = load_causal_lm_with(folder, Device::Cpu, options)?;
     let loaded = began.elapsed().as_secs_f64();
     model.set_gradient_checkpointing(arguments.0.contains_key("checkpointing"))?;
     let ids = ids(rows, tokens, model.limits().vocabulary);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use persona_data::{SpecialTokens, TextTokenizer};
-use persona_model::{CausalLm, Model, TargetBatchBuilder, load_causal_lm};
+use persona_model::{CausalLm, LoadOptions, Model, TargetBatchBuilder, load_causal_lm_with};
 use tch::{Device, Kind};
 
 use super::batches::{numbers, of_like_length};
@@ -53,7 +53,8 @@ impl CausalScorer {
     pub fn load(folder: impl AsRef<Path>, device: Device, kind: Kind) -> Result<Self> {
         let folder = folder.as_ref();
         let unusable = unusable(folder);
-        let (model, _) = load_causal_lm(folder, device, kind).map_err(|error| unusable(error.into()))?;
+        let (model, _) = load_causal_lm_with(folder, device, LoadOptions::mapped(kind))
+            .map_err(|error| unusable(error.into()))?;
         let tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default());
         let tokenizer = tokenizer.map_err(|error| unusable(error.into()))?;
         Self::new(model, tokenizer, folder_name(folder, kind)).map_err(unusable)

@@ -39,6 +39,9 @@ pub(crate) fn load(
         return Err(Error::Config { key: "quantization_config.bnb_4bit_use_double_quant", reason });
     }
     if stored.is_none() && options.quantize.is_none() {
+        if options.mapped && device == Device::Cpu {
+            return weights::map_new(folder, specs, options.kind, name_of);
+        }
         return weights::load_new(folder, specs, device, options.kind, name_of);
     }
     let checkpoint = Checkpoint::open(folder)?;

@@ -36,9 +36,21 @@ pub struct LoadOptions {
     /// Quantise the linear layers of the blocks while loading, a tensor at a time. A checkpoint that is quantised already
     /// is read as it is, with or without this.
     pub quantize: Option<Nf4>,
+    /// Leave the weights in their file, mapped into memory, where that can be: on the CPU, in one file that holds every
+    /// parameter in this kind. Loading then takes no time and no memory of its own, and processes that have the same file
+    /// mapped share it. [`Parameters::is_mapped`](crate::Parameters::is_mapped) says whether it was done. Such weights are
+    /// not trained; adapters over them are. The file must not be written to meanwhile: replace it by renaming, as
+    /// everything here and Hugging Face's libraries do.
+    pub mapped: bool,
 }
 
 impl LoadOptions {
+    /// Parameters in `kind`, left in their file where that can be.
+    #[must_use]
+    pub fn mapped(kind: Kind) -> Self {
+        Self { mapped: true, ..kind.into() }
+    }
+
     /// Parameters in `kind`, the linear layers of the blocks in NF4 with double quantisation.
     ///
     /// Scoring and decoding hold the 4-bit weights and read one of them back at a time. A training step holds all that it
@@ -46,13 +58,13 @@ impl LoadOptions {
     /// float32.
     #[must_use]
     pub fn nf4(kind: Kind) -> Self {
-        Self { kind, quantize: Some(Nf4::default()) }
+        Self { kind, quantize: Some(Nf4::default()), mapped: false }
     }
 }
 
 impl From<Kind> for LoadOptions {
     /// All parameters in a kind, nothing quantised.
     fn from(kind: Kind) -> Self {
-        Self { kind, quantize: None }
+        Self { kind, quantize: None, mapped: false }
     }
 }

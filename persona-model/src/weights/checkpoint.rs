@@ -133,6 +133,32 @@ impl Checkpoint {
         Ok(report)
     }
 
+    /// The content of the file as one tensor, and where in it each parameter begins: None where there are several files,
+    /// or a tensor of another kind or at an odd place.
+    pub(crate) fn mapped(
+        &self,
+        found: &Found,
+        specs: &[ParameterSpec],
+        kind: Kind,
+    ) -> Result<Option<(Tensor, Vec<i64>)>> {
+        let ([file], Some(headers)) = (self.files.as_slice(), self.headers().ok()) else { return Ok(None) };
+        let size = kind.elt_size_in_bytes();
+        let mut offsets = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let Some(entry) = found.get(&spec.name) else { return Ok(None) };
+            let view = headers.view(entry)?;
+            let start = (view.data().as_ptr() as usize).wrapping_sub(file.map.as_ptr() as usize);
+            if kind_of(view.dtype()) != Some(kind) || start % size != 0 {
+                return Ok(None);
+            }
+            offsets.push((start / size) as i64);
+        }
+        let Some(path) = file.path.to_str() else { return Ok(None) };
+        let elements = (file.map.len() / size) as i64;
+        // Mapped once more, by libtorch, whose tensors keep it for as long as they live; what is written stays here.
+        Ok(Some((Tensor::f_from_file(path, false, elements, (kind, Device::Cpu))?, offsets)))
+    }
+
     /// Copies the parameters' values out of the files.
     pub(crate) fn copy(&self, found: &Found, parameters: &mut Parameters) -> Result<()> {
         let _no_grad = tch::no_grad_guard();

@@ -118,6 +118,26 @@ pub(crate) fn load_new(
     load_partly(path, specs, (device, kind), name_of, (0, &|_| false))
 }
 
+/// As [`load_new`] on the CPU, with the values left in their file where it holds all of them as they are wanted.
+pub(crate) fn map_new(
+    path: &Path,
+    specs: Vec<ParameterSpec>,
+    kind: Kind,
+    name_of: &dyn Fn(&str) -> TensorName,
+) -> Result<(Parameters, LoadReport)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (found, report) = checkpoint.compare(checkpoint.index(name_of)?, &specs, kind)?;
+    let report = checkpoint.exact(report)?;
+    match checkpoint.mapped(&found, &specs, kind)? {
+        Some((flat, offsets)) => Ok((Parameters::mapped(flat, specs, offsets)?, report)),
+        None => {
+            let mut parameters = Parameters::unset(specs, Device::Cpu, kind)?;
+            checkpoint.copy(&found, &mut parameters)?;
+            Ok((parameters, report))
+        }
+    }
+}
+
 /// As [`load_new`]; parameters whose names `fresh` takes may be missing: they start as their specs say, drawn from
 /// `seed`, and are reported.
 pub(crate) fn load_partly(

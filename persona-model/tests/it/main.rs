@@ -14,6 +14,7 @@ mod encoder_input;
 mod encoders;
 #[cfg(feature = "hub")]
 mod hub;
+mod mapped;
 mod nf4;
 mod recompute;
 mod saved;

@@ -89,7 +89,7 @@ fn parity_nf4_model() {
         let expected = std::fs::read(case.folder.join("quantized/model.safetensors")).unwrap();
         assert!(saved(&load("quantized", kind.into())) == expected, "{}: read", case.folder.display());
         let double_quant = case.json["double_quant"].as_bool().unwrap();
-        let own = load("model", LoadOptions { kind, quantize: Some(Nf4 { double_quant }) });
+        let own = load("model", LoadOptions { quantize: Some(Nf4 { double_quant }), ..kind.into() });
         assert!(saved(&own) == expected, "{}: quantised here", case.folder.display());
 
         let model = load("quantized", Kind::Float.into());
@@ -111,7 +111,7 @@ fn parity_nf4_model() {
 const KINDS: [Nf4; 2] = [Nf4 { double_quant: false }, Nf4 { double_quant: true }];
 
 fn quantized(folder: &Path, quantize: Nf4, kind: Kind) -> Box<dyn CausalLm> {
-    let options = LoadOptions { kind, quantize: Some(quantize) };
+    let options = LoadOptions { quantize: Some(quantize), ..kind.into() };
     let (model, report) = load_causal_lm_with(folder, Device::Cpu, options).unwrap();
     assert!(report.is_exact() && report.quantized.len() == model.parameters().quantized().len());
     model
@@ -380,7 +380,7 @@ fn configs_that_say_something_else_are_refused() {
         assert!(error.contains(message), "{key}: {error}");
     }
     let (folder, _) = stored();
-    let options = LoadOptions { kind: Kind::Float, quantize: Some(KINDS[0]) };
+    let options = LoadOptions { quantize: Some(KINDS[0]), ..Kind::Float.into() };
     let error = load_causal_lm_with(folder.path(), Device::Cpu, options).map(drop).unwrap_err().to_string();
     assert!(error.contains("bnb_4bit_use_double_quant"), "{error}");
     edit_config(folder.path(), |config| drop(config.as_object_mut().unwrap().remove("quantization_config")));
