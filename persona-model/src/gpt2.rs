@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::{Base, Module, Plan};
 use crate::attention::{self, Settings};
-use crate::batch::{Batch, Limits};
+use crate::batch::{Batch, Limits, tokens_at};
 use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config::{self, OtherKeys};
 use crate::error::{Error, Result};
@@ -322,7 +322,7 @@ impl Gpt2 {
         block: &Block,
         x: &Tensor,
         (batch, plan): (&Batch, &Plan<'_>),
-        cache: Option<&mut LayerCache>,
+        (cache, at): (Option<&mut LayerCache>, Option<&Tensor>),
         train: bool,
     ) -> Result<Tensor> {
         let (config, kind) = (&self.config, self.state.compute_kind());
@@ -337,8 +337,9 @@ impl Gpt2 {
         let [q, k, v] = &qkv[..] else {
             return Err(Error::Batch("projection without three parts".into()));
         };
-        let attended = attention::attend(q, k, v, batch, cache, settings)?;
+        let attended = tokens_at(attention::attend(q, k, v, batch, cache, settings)?, at)?;
         let attended = attention.c_proj.forward(&attended, kind, plan)?;
+        let x = tokens_at(x.shallow_clone(), at)?;
         let x = x.f_add(&dropped(attended, config.resid_pdrop, train)?)?;
         let inner = mlp.c_fc.forward(&ln_2.forward(&x)?, kind, plan)?;
         let inner = config.activation_function.apply(&inner)?;
@@ -372,7 +373,7 @@ impl Model for Gpt2 {
     fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
         let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
         let plan = self.state.adapters.plan(batch, true)?;
-        self.run(block, x, (batch, &plan), None, true)
+        self.run(block, x, (batch, &plan), (None, None), true)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
@@ -397,7 +398,13 @@ impl CausalLm for Gpt2 {
         }
     }
 
-    fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+    fn hidden_at(
+        &self,
+        batch: &Batch,
+        at: Option<&Tensor>,
+        mut cache: Option<&mut KvCache>,
+        train: bool,
+    ) -> Result<Tensor> {
         batch.check_causal()?;
         let adapters = &self.state.adapters;
         let input = adapters.input(&self.wte, self.config.n_positions, batch, cache.as_deref_mut())?;
@@ -405,17 +412,20 @@ impl CausalLm for Gpt2 {
         let places = Tensor::f_embedding(&self.wpe, &batch.positions, -1, false, false)?;
         let words = input.words.f_add(&places)?.f_to_kind(Kind::Float)?;
         let mut x = dropped(words, self.config.embd_pdrop, train)?;
+        let mut wanted = input.wanted(at)?;
         if cache.is_none() && recompute::is_wanted(self, train)? {
             x = recompute::forward(self, x, batch, self.blocks.len())?;
         } else {
             let plan = adapters.plan(batch, train)?;
             for (layer, block) in self.blocks.iter().enumerate() {
                 let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
-                x = self.run(block, &x, (batch, &plan), cache, train)?;
+                let last = layer + 1 == self.blocks.len() && plan.is_uniform();
+                let at = if last { wanted.take() } else { None };
+                x = self.run(block, &x, (batch, &plan), (cache, at.as_ref()), train)?;
             }
         }
         input.advance(cache);
-        self.ln_f.forward(&input.text(x)?)
+        self.ln_f.forward(&tokens_at(x, wanted.as_ref())?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -31,7 +31,22 @@ pub trait CausalLm: Model {
     /// libtorch's; [`Error::Batch`](crate::Error::Batch) where batch and cache do not belong together, and where rows are
     /// to have the own modules of different adapters; [`Error::TooLong`](crate::Error::TooLong) for a row that virtual
     /// tokens leave no room for.
-    fn hidden(&self, batch: &Batch, cache: Option<&mut KvCache>, train: bool) -> Result<Tensor>;
+    fn hidden(&self, batch: &Batch, cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+        self.hidden_at(batch, None, cache, train)
+    }
+
+    /// As [`hidden`](Self::hidden), of the tokens at some of the batch's places alone: `at [M]`, integers, gives `[M, D]`.
+    /// Of the others the last layer computes keys and values only, which scores and prompts of decoding save by.
+    ///
+    /// # Errors
+    /// As [`hidden`](Self::hidden); libtorch's for a place that is not there.
+    fn hidden_at(
+        &self,
+        batch: &Batch,
+        at: Option<&Tensor>,
+        cache: Option<&mut KvCache>,
+        train: bool,
+    ) -> Result<Tensor>;
 
     /// The logits `[M, V]` in float32 at M hidden states `[M, D]`, by the active adapter's own head where it has one.
     ///
@@ -99,8 +114,14 @@ impl<M: CausalLm + ?Sized> CausalLm for Box<M> {
         (**self).cache_shape()
     }
 
-    fn hidden(&self, batch: &Batch, cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
-        (**self).hidden(batch, cache, train)
+    fn hidden_at(
+        &self,
+        batch: &Batch,
+        at: Option<&Tensor>,
+        cache: Option<&mut KvCache>,
+        train: bool,
+    ) -> Result<Tensor> {
+        (**self).hidden_at(batch, at, cache, train)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::{Base, Module, Plan};
 use crate::attention::{self, Settings};
-use crate::batch::{Batch, Limits};
+use crate::batch::{Batch, Limits, tokens_at};
 use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config::{self, OtherKeys};
 use crate::error::{Error, Result};
@@ -198,7 +198,13 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut LayerCache>,
+        at: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let Pass { kind, plan, angles, batch, train } = pass;
         let kind = *kind;
         let heads = |x: Tensor| x.f_view([x.size2()?.0, -1, self.head_size]);
@@ -212,7 +218,7 @@ impl Attention {
             causal: true,
         };
         let attended = attention::attend(&queries, &keys, &values, batch, cache, settings)?;
-        self.o_proj.forward(&attended, kind, plan)
+        self.o_proj.forward(&tokens_at(attended, at)?, kind, plan)
     }
 }
 
@@ -248,8 +254,16 @@ struct Pass<'a> {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Result<Tensor> {
-        let x = x.f_add(&self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache)?)?;
+    /// `[N, D]`, or `[M, D]` for the M places `at`.
+    fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut LayerCache>,
+        at: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let attended = self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache, at)?;
+        let x = tokens_at(x.shallow_clone(), at)?.f_add(&attended)?;
         let inner = self.post_attention_layernorm.forward(&x)?;
         Ok(x.f_add(&self.mlp.forward(&inner, pass.kind, &pass.plan)?)?)
     }
@@ -392,7 +406,7 @@ impl Model for Llama {
             batch,
             train: true,
         };
-        block.forward(x, &pass, None)
+        block.forward(x, &pass, None, None)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
@@ -417,7 +431,13 @@ impl CausalLm for Llama {
         }
     }
 
-    fn hidden(&self, batch: &Batch, mut cache: Option<&mut KvCache>, train: bool) -> Result<Tensor> {
+    fn hidden_at(
+        &self,
+        batch: &Batch,
+        at: Option<&Tensor>,
+        mut cache: Option<&mut KvCache>,
+        train: bool,
+    ) -> Result<Tensor> {
         batch.check_causal()?;
         let adapters = &self.state.adapters;
         let input = adapters.input(
@@ -428,6 +448,7 @@ impl CausalLm for Llama {
         )?;
         let batch = input.batch();
         let mut x = input.words.f_to_kind(Kind::Float)?;
+        let mut wanted = input.wanted(at)?;
         if cache.is_none() && recompute::is_wanted(self, train)? {
             x = recompute::forward(self, x, batch, self.blocks.len())?;
         } else {
@@ -439,11 +460,14 @@ impl CausalLm for Llama {
                 train,
             };
             for (layer, block) in self.blocks.iter().enumerate() {
-                x = block.forward(&x, &pass, cache.as_deref_mut().and_then(|cache| cache.layer(layer)))?;
+                let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
+                let last = layer + 1 == self.blocks.len() && pass.plan.is_uniform();
+                let at = if last { wanted.take() } else { None };
+                x = block.forward(&x, &pass, cache, at.as_ref())?;
             }
         }
         input.advance(cache);
-        self.norm.forward(&input.text(x)?)
+        self.norm.forward(&tokens_at(x, wanted.as_ref())?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -163,8 +163,7 @@ impl TargetBatch {
     /// # Errors
     /// libtorch's.
     pub fn logits(&self, model: &dyn CausalLm, train: bool) -> Result<Tensor> {
-        let hidden = model.hidden(&self.batch, None, train)?;
-        model.logits(&hidden.f_index_select(0, &self.predicted_at)?)
+        model.logits(&model.hidden_at(&self.batch, Some(&self.predicted_at), None, train)?)
     }
 
     /// The target tokens, `[M]`, sequence after sequence.

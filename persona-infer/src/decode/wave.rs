@@ -601,12 +601,6 @@ fn forward(
     if rows.iter().any(|&request| requests[request].adapter.is_some()) {
         batch = batch.with_adapters(rows.iter().map(|&at| engine.adapter(&requests[at])).collect())?;
     }
-    let hidden = model.hidden(&batch, Some(cache), false)?;
-    match only {
-        Some(only) => {
-            let only = Tensor::f_from_slice(only)?.f_to_device(hidden.device())?;
-            Ok(hidden.f_index_select(0, &only)?)
-        }
-        None => Ok(hidden),
-    }
+    let only = only.map(|only| Tensor::f_from_slice(only)?.f_to_device(model.device())).transpose()?;
+    Ok(model.hidden_at(&batch, only.as_ref(), Some(cache), false)?)
 }

@@ -26,12 +26,14 @@ impl Input<'_> {
         self.behind.as_ref().unwrap_or(self.text)
     }
 
-    /// What the layers made of the text, of all that they computed.
-    pub(crate) fn text(&self, x: Tensor) -> Result<Tensor> {
-        match &self.places {
-            Some(places) => Ok(x.f_index_select(0, places)?),
-            None => Ok(x),
-        }
+    /// Where the wanted tokens of the text stand among all that the layers compute: all of the text where `at` is None.
+    /// None where that is everything.
+    pub(crate) fn wanted(&self, at: Option<&Tensor>) -> Result<Option<Tensor>> {
+        Ok(match (&self.places, at) {
+            (Some(places), Some(at)) => Some(places.f_index_select(0, at)?),
+            (Some(places), None) | (None, Some(places)) => Some(places.shallow_clone()),
+            (None, None) => None,
+        })
     }
 
     /// Counts the text as held, once every layer has stored it.

@@ -109,6 +109,11 @@ impl<'a> Plan<'a> {
         Ok(Self::Runs { runs: runs.collect::<Result<_>>()?, train })
     }
 
+    /// Whether every token is computed in the same way, so that some can be computed without the others.
+    pub(crate) fn is_uniform(&self) -> bool {
+        matches!(self, Self::Base | Self::One { .. })
+    }
+
     fn alone(lora: Option<&'a Lora>, train: bool) -> Self {
         lora.map_or(Self::Base, |lora| Self::One { lora, train })
     }

@@ -337,3 +337,10 @@ pub(crate) fn causal_mask(len: usize, past: usize, device: Device) -> Result<Ten
     let ones = Tensor::f_ones([len as i64, (past + len) as i64], (Kind::Bool, device))?;
     Ok(ones.f_tril(past as i64)?)
 }
+/// Of one vector a token, those of the tokens at some places, or all.
+pub(crate) fn tokens_at(x: Tensor, at: Option<&Tensor>) -> Result<Tensor> {
+    match at {
+        Some(at) => Ok(x.f_index_select(0, at)?),
+        None => Ok(x),
+    }
+}

@@ -21,6 +21,7 @@ mod saved;
 mod seq2seq;
 mod seq2seq_files;
 mod soft_prompts;
+mod wanted_tokens;
 
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig};
 use tch::{Device, Kind, Tensor};
