@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::batch::{Batch, Context, Row, causal_mask};
 use crate::cache::{LayerCache, Shared};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::position_bias::PositionBias;
 
@@ -45,8 +46,15 @@ pub(crate) fn attend_biased(
     let (tokens, heads, head_size) = queries.size3()?;
     let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
     let attended = match cache {
-        Some(cache) if batch.is_step() && cache.has_shared() && bias.is_none() => {
-            one_token_each_after_shared((queries, keys, values), batch, cache, settings)?
+        Some(cache) if batch.is_step() && bias.is_none() => {
+            let rows = step_rows(batch, cache);
+            match cpu::attend_step((queries, keys, values), &rows, cache, settings.scale)? {
+                Some(attended) => attended,
+                None if cache.has_shared() => {
+                    one_token_each_after_shared((queries, keys, values), batch, cache, settings)?
+                }
+                None => one_token_each((queries, keys, values), batch, cache, settings, None)?,
+            }
         }
         Some(cache) if batch.is_step() && !cache.has_shared() => {
             one_token_each((queries, keys, values), batch, cache, settings, bias)?
@@ -65,6 +73,15 @@ pub(crate) fn attend_biased(
 /// hundred batches. In float32 memory stays flat, and attention is a small part of all products.
 pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
     Ok(if x.device() == Device::Cpu { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() })
+}
+
+/// For each row of a step its cache row, and how many tokens that holds itself.
+fn step_rows(batch: &Batch, cache: &LayerCache) -> Vec<(usize, usize)> {
+    let cached = |row: &Row| match row.context {
+        Context::Cached(cached) => Some((cached, row.past - cache.shared_tokens(cached))),
+        _ => None,
+    };
+    batch.rows().iter().filter_map(cached).collect()
 }
 
 /// A row at a time: nothing is padded, and a row's numbers cannot depend on its neighbours.
@@ -185,17 +202,8 @@ fn one_token_each_after_shared(
 ) -> Result<Tensor> {
     let device = batch.device();
     let index = |places: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(places)?.f_to_device(device)?) };
-    let rows: Vec<usize> = batch
-        .rows()
-        .iter()
-        .filter_map(|row| if let Context::Cached(cached) = row.context { Some(cached) } else { None })
-        .collect();
-    let own: Vec<i64> = batch
-        .rows()
-        .iter()
-        .zip(&rows)
-        .map(|(row, &cached)| (row.past - cache.shared_tokens(cached)) as i64)
-        .collect();
+    let (rows, own): (Vec<usize>, Vec<i64>) =
+        step_rows(batch, cache).into_iter().map(|(row, past)| (row, past as i64)).unzip();
     let cached: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
     let places = [Some(index(&cached)?), None, Some(index(&own)?)];
     let _ = cache.keys.f_index_put_(&places, keys, false)?;

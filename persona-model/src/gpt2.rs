@@ -14,6 +14,7 @@ use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits, tokens_at};
 use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config::{self, OtherKeys};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 use crate::layers::{Activation, LayerNorm, Layout, Leaves, Linear};
@@ -322,7 +323,7 @@ impl Gpt2 {
         block: &Block,
         x: &Tensor,
         (batch, plan): (&Batch, &Plan<'_>),
-        (cache, at): (Option<&mut LayerCache>, Option<&Tensor>),
+        (cache, at): (Option<&mut LayerCache>, Option<&(Plan<'_>, Tensor)>),
         train: bool,
     ) -> Result<Tensor> {
         let (config, kind) = (&self.config, self.state.compute_kind());
@@ -337,7 +338,9 @@ impl Gpt2 {
         let [q, k, v] = &qkv[..] else {
             return Err(Error::Batch("projection without three parts".into()));
         };
-        let attended = tokens_at(attention::attend(q, k, v, batch, cache, settings)?, at)?;
+        let attended = attention::attend(q, k, v, batch, cache, settings)?;
+        let (plan, at) = at.map_or((plan, None), |(plan, at)| (plan, Some(at)));
+        let attended = tokens_at(attended, at)?;
         let attended = attention.c_proj.forward(&attended, kind, plan)?;
         let x = tokens_at(x.shallow_clone(), at)?;
         let x = x.f_add(&dropped(attended, config.resid_pdrop, train)?)?;
@@ -419,8 +422,8 @@ impl CausalLm for Gpt2 {
             let plan = adapters.plan(batch, train)?;
             for (layer, block) in self.blocks.iter().enumerate() {
                 let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
-                let last = layer + 1 == self.blocks.len() && plan.is_uniform();
-                let at = if last { wanted.take() } else { None };
+                let at = wanted.take_if(|_| layer + 1 == self.blocks.len());
+                let at = at.map(|at| adapters.plan_at(batch, at, train)).transpose()?;
                 x = self.run(block, &x, (batch, &plan), (cache, at.as_ref()), train)?;
             }
         }
@@ -431,6 +434,11 @@ impl CausalLm for Gpt2 {
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let kind = self.state.compute_kind();
         let head = self.state.adapters.head().unwrap_or(&self.head);
+        if head.kind() == kind
+            && let Some(logits) = cpu::product(hidden, head, Layout::OutIn, None)?
+        {
+            return Ok(logits);
+        }
         let logits = hidden.f_to_kind(kind)?.f_matmul(&head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
     }

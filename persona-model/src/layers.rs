@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::adapters::{Plan, Site};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::quantized::Nf4Weight;
@@ -151,8 +152,14 @@ impl Linear {
         Ok(Self { weight, bias: leaves.optional("bias"), site: sites.len() - 1 })
     }
 
-    /// `x [N, in]`, computed in `kind`; returns `[N, out]`.
+    /// `x [N, in]`, computed in `kind`; returns `[N, out]`. Of few tokens on the CPU the result is float32 in any case.
     pub(crate) fn forward(&self, x: &Tensor, kind: Kind, adapters: &Plan<'_>) -> Result<Tensor> {
+        if let Weight::Float(weight, layout) = &self.weight
+            && weight.kind() == kind
+            && let Some(output) = cpu::product(x, weight, *layout, self.bias.as_ref())?
+        {
+            return adapters.add(self.site, &x.f_to_kind(Kind::Float)?, output);
+        }
         let x = x.f_to_kind(kind)?;
         let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
         let output = match &self.weight {

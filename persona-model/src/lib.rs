@@ -29,6 +29,7 @@ mod attention;
 mod batch;
 mod cache;
 mod config;
+mod cpu;
 mod cross_attention;
 mod device;
 mod encoder;

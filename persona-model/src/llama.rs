@@ -13,6 +13,7 @@ use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits, tokens_at};
 use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config::{self, OtherKeys};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
@@ -198,13 +199,8 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: &Tensor,
-        pass: &Pass<'_>,
-        cache: Option<&mut LayerCache>,
-        at: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    /// What the heads give, before the output projection.
+    fn forward(&self, x: &Tensor, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let Pass { kind, plan, angles, batch, train } = pass;
         let kind = *kind;
         let heads = |x: Tensor| x.f_view([x.size2()?.0, -1, self.head_size]);
@@ -217,8 +213,7 @@ impl Attention {
             dropout: if *train { self.dropout } else { 0.0 },
             causal: true,
         };
-        let attended = attention::attend(&queries, &keys, &values, batch, cache, settings)?;
-        self.o_proj.forward(&tokens_at(attended, at)?, kind, plan)
+        attention::attend(&queries, &keys, &values, batch, cache, settings)
     }
 }
 
@@ -254,18 +249,20 @@ struct Pass<'a> {
 }
 
 impl Block {
-    /// `[N, D]`, or `[M, D]` for the M places `at`.
+    /// `[N, D]`, or `[M, D]` for M places and the plan for them.
     fn forward(
         &self,
         x: &Tensor,
         pass: &Pass<'_>,
         cache: Option<&mut LayerCache>,
-        at: Option<&Tensor>,
+        at: Option<&(Plan<'_>, Tensor)>,
     ) -> Result<Tensor> {
-        let attended = self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache, at)?;
+        let (plan, at) = at.map_or((&pass.plan, None), |(plan, at)| (plan, Some(at)));
+        let attended = self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache)?;
+        let attended = self.attention.o_proj.forward(&tokens_at(attended, at)?, pass.kind, plan)?;
         let x = tokens_at(x.shallow_clone(), at)?.f_add(&attended)?;
         let inner = self.post_attention_layernorm.forward(&x)?;
-        Ok(x.f_add(&self.mlp.forward(&inner, pass.kind, &pass.plan)?)?)
+        Ok(x.f_add(&self.mlp.forward(&inner, pass.kind, plan)?)?)
     }
 }
 
@@ -461,8 +458,8 @@ impl CausalLm for Llama {
             };
             for (layer, block) in self.blocks.iter().enumerate() {
                 let cache = cache.as_deref_mut().and_then(|cache| cache.layer(layer));
-                let last = layer + 1 == self.blocks.len() && pass.plan.is_uniform();
-                let at = if last { wanted.take() } else { None };
+                let at = wanted.take_if(|_| layer + 1 == self.blocks.len());
+                let at = at.map(|at| adapters.plan_at(batch, at, train)).transpose()?;
                 x = block.forward(&x, &pass, cache, at.as_ref())?;
             }
         }
@@ -473,6 +470,11 @@ impl CausalLm for Llama {
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let kind = self.state.compute_kind();
         let head = self.state.adapters.head().unwrap_or(&self.head);
+        if head.kind() == kind
+            && let Some(logits) = cpu::product(hidden, head, Layout::OutIn, None)?
+        {
+            return Ok(logits);
+        }
         let logits = hidden.f_to_kind(kind)?.f_mm(&head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
     }

@@ -370,6 +370,11 @@ impl Adapters {
         Plan::new(self, batch, |row| row.len, train)
     }
 
+    /// Which adapter computes which of a batch's tokens at some places; with the places.
+    pub(crate) fn plan_at(&self, batch: &Batch, at: Tensor, train: bool) -> Result<(Plan<'_>, Tensor)> {
+        Ok((Plan::at(self, batch, &at, train)?, at))
+    }
+
     /// Which adapter computes which rows of a batch, where each is one vector.
     pub(crate) fn row_plan(&self, batch: &Batch, train: bool) -> Result<Plan<'_>> {
         Plan::new(self, batch, |_| 1, train)

@@ -1,11 +1,13 @@
 //! Which adapter computes which tokens of a batch, and how.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::lora::{Lora, LowRank};
 use super::{AdapterId, Adapters};
 use crate::batch::{Batch, Context, Row};
+use crate::cpu;
 use crate::error::{Error, Result};
+use crate::layers::Layout;
 
 /// Runs of tokens shorter than this are computed by one product over all adapters' matrices; the columns of the other
 /// adapters are masked out. Longer ones are computed apart.
@@ -84,24 +86,30 @@ impl<'a> Plan<'a> {
         }
         let mut runs: Vec<(i64, Option<AdapterId>)> = Vec::new();
         for (row, &id) in batch.rows().iter().zip(chosen) {
-            // A soft prompt adds nothing to linear layers.
-            let id = match id {
-                Some(id) => adapters.lora(id)?.map(|_| id),
-                None => None,
-            };
+            let id = linear(adapters, id)?;
             match runs.last_mut() {
                 Some((tokens, last)) if *last == id => *tokens += inputs(row) as i64,
                 _ => runs.push((inputs(row) as i64, id)),
             }
         }
+        Self::of_runs(adapters, batch, runs, train)
+    }
+
+    /// Runs of inputs, each with its adapter.
+    fn of_runs(
+        adapters: &'a Adapters,
+        batch: &Batch,
+        runs: Vec<(i64, Option<AdapterId>)>,
+        train: bool,
+    ) -> Result<Self> {
         if let [(_, id)] = runs[..] {
             return Ok(match id {
                 Some(id) => Self::alone(adapters.lora(id)?, train),
                 None => Self::Base,
             });
         }
-        let all: usize = batch.rows().iter().map(inputs).sum();
-        if !train && all < SHORT * runs.len() {
+        let all: i64 = runs.iter().map(|(inputs, _)| inputs).sum();
+        if !train && (all as usize) < SHORT * runs.len() {
             return Ok(Self::Stacked(Stacked::new(adapters, &runs, batch)?));
         }
         let lora = |id: Option<AdapterId>| id.map_or(Ok(None), |id| adapters.lora(id));
@@ -109,9 +117,20 @@ impl<'a> Plan<'a> {
         Ok(Self::Runs { runs: runs.collect::<Result<_>>()?, train })
     }
 
-    /// Whether every token is computed in the same way, so that some can be computed without the others.
-    pub(crate) fn is_uniform(&self) -> bool {
-        matches!(self, Self::Base | Self::One { .. })
+    /// The plan for the tokens at some places of the batch alone.
+    pub(crate) fn at(adapters: &'a Adapters, batch: &Batch, at: &Tensor, train: bool) -> Result<Self> {
+        let Some(chosen) = batch.adapters() else { return adapters.plan(batch, train) };
+        let starts: Vec<usize> = batch.rows().iter().map(|row| row.start).collect();
+        let mut runs: Vec<(i64, Option<AdapterId>)> = Vec::new();
+        for place in Vec::<i64>::try_from(&at.f_to_device(Device::Cpu)?)? {
+            let row = starts.partition_point(|&start| start as i64 <= place).saturating_sub(1);
+            let id = linear(adapters, chosen.get(row).copied().flatten())?;
+            match runs.last_mut() {
+                Some((tokens, last)) if *last == id => *tokens += 1,
+                _ => runs.push((1, id)),
+            }
+        }
+        Self::of_runs(adapters, batch, runs, train)
     }
 
     fn alone(lora: Option<&'a Lora>, train: bool) -> Self {
@@ -148,16 +167,41 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// The adapter, where it adds to linear layers: a soft prompt does not.
+fn linear(adapters: &Adapters, id: Option<AdapterId>) -> Result<Option<AdapterId>> {
+    match id {
+        Some(id) => Ok(adapters.lora(id)?.map(|_| id)),
+        None => Ok(None),
+    }
+}
+
 fn dropout(lora: &Lora, train: bool) -> f64 {
     if train { lora.config().lora_dropout } else { 0.0 }
 }
 
 impl LowRank {
     fn add(&self, x: &Tensor, output: Tensor, dropout: f64) -> Result<Tensor> {
-        let kind = x.kind();
         let dropped = if dropout > 0.0 { x.f_dropout(dropout, true)? } else { x.shallow_clone() };
-        let low = dropped.f_mm(&self.a.f_to_kind(kind)?.f_tr()?)?.f_mul_scalar(self.scale)?;
-        Ok(output.f_addmm(&low, &self.b.f_to_kind(kind)?.f_tr()?)?)
+        let low = times(&dropped, &self.a)?.f_mul_scalar(self.scale)?;
+        add_times(output, &low, &self.b)
+    }
+}
+
+/// `x [N, in]` times a matrix `[out, in]`, in the kind of `x`.
+fn times(x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+    let few = if matrix.kind() == x.kind() { cpu::product(x, matrix, Layout::OutIn, None)? } else { None };
+    match few {
+        Some(product) => Ok(product),
+        None => Ok(x.f_mm(&matrix.f_to_kind(x.kind())?.f_tr()?)?),
+    }
+}
+
+/// As [`times`], added to `sum [N, out]`.
+fn add_times(sum: Tensor, x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+    let few = if matrix.kind() == x.kind() { cpu::product(x, matrix, Layout::OutIn, None)? } else { None };
+    match few {
+        Some(product) => Ok(sum.f_add(&product)?),
+        None => Ok(sum.f_addmm(x, &matrix.f_to_kind(x.kind())?.f_tr()?)?),
     }
 }
 
@@ -194,10 +238,9 @@ impl<'a> Stacked<'a> {
         let Some(site) = stack.as_ref().and_then(|stack| stack.sites.get(site)?.as_ref()) else {
             return Ok(output);
         };
-        let kind = x.kind();
         let Some(mask) = self.masks.get(site.ownership) else { return Ok(output) };
-        let low = x.f_mm(&site.a.f_to_kind(kind)?.f_tr()?)?.f_mul(&mask.f_to_kind(kind)?)?;
-        Ok(output.f_addmm(&low, &site.b.f_to_kind(kind)?.f_tr()?)?)
+        let low = times(x, &site.a)?.f_mul(&mask.f_to_kind(x.kind())?)?;
+        add_times(output, &low, &site.b)
     }
 }
 

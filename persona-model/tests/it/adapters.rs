@@ -123,7 +123,8 @@ fn gradients_reach_the_adapter_and_leave_the_base_alone() {
         assert!(model.trainable().count() < model.parameters().count());
         model.trainable().set_trainable(true).unwrap();
         let log_probs = batch.log_probs(&model, true).unwrap();
-        assert_eq!(difference(&base, &log_probs.detach()), 0.0, "a fresh adapter changes nothing");
+        let changed = difference(&base, &log_probs.detach());
+        assert!(changed < 2e-6, "a fresh adapter changes nothing but last digits: {changed}");
         log_probs.sum(Kind::Float).backward();
         // B starts at zero, so that A has no gradient yet and B has.
         let of = |matrix: &str| {

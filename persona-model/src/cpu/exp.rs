@@ -1,0 +1,62 @@
+//! The softmax of attention.
+
+use super::lanes::Lanes;
+
+/// Turns `len` scores into weights `exp(scale score - highest)`, in place, and returns one over their sum.
+///
+/// # Safety
+/// The processor has the instructions; `scores` points to `len` numbers.
+#[allow(unsafe_code)]
+#[inline(always)]
+pub(super) unsafe fn softmax<L: Lanes>(scores: *mut f32, len: usize, scale: f32) -> f32 {
+    let whole = len - len % L::N;
+    unsafe {
+        let mut highest = f32::NEG_INFINITY;
+        if whole > 0 {
+            let mut lanes = L::load(scores);
+            for at in (L::N..whole).step_by(L::N) {
+                lanes = L::max(lanes, L::load(scores.add(at)));
+            }
+            highest = L::highest(lanes);
+        }
+        for at in whole..len {
+            highest = highest.max(*scores.add(at));
+        }
+        let base = L::splat(-highest * scale);
+        let factor = L::splat(scale);
+        let mut lanes = L::splat(0.0);
+        for at in (0..whole).step_by(L::N) {
+            let weight = exp::<L>(L::mul_add(L::load(scores.add(at)), factor, base));
+            L::store(scores.add(at), weight);
+            lanes = L::add(lanes, weight);
+        }
+        let mut sum = L::sum(lanes);
+        for at in whole..len {
+            let weight = ((*scores.add(at) - highest) * scale).exp();
+            *scores.add(at) = weight;
+            sum += weight;
+        }
+        1.0 / sum
+    }
+}
+
+/// `exp` of numbers up to 0, to two units of the last place; 0 below -87.
+#[allow(unsafe_code)]
+#[inline(always)]
+unsafe fn exp<L: Lanes>(x: L::V) -> L::V {
+    // exp(x) = 2^n exp(r) with n whole and r within half of ln 2 around 0; ln 2 in two parts, so that r is exact.
+    const LN_2: f32 = 0.693_359_4;
+    const LN_2_REST: f32 = -2.121_944_4e-4;
+    const TERMS: [f32; 6] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
+    unsafe {
+        let x = L::max(x, L::splat(-87.0));
+        let n = L::round(L::mul(x, L::splat(std::f32::consts::LOG2_E)));
+        let r = L::mul_add(n, L::splat(-LN_2), x);
+        let r = L::mul_add(n, L::splat(-LN_2_REST), r);
+        let mut sum = L::splat(1.0 / 5040.0);
+        for term in TERMS {
+            sum = L::mul_add(sum, r, L::splat(term));
+        }
+        L::mul(L::mul_add(sum, r, L::splat(1.0)), L::exp2_whole(n))
+    }
+}
