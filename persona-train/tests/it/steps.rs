@@ -14,7 +14,9 @@ fn trained(micro_batch_size: usize, weighted: bool) -> Vec<f32> {
     trained_with(TrainConfig { micro_batch_size, ..config(3) }, weighted)
 }
 
-fn trained_with(config: TrainConfig, weighted: bool) -> Vec<f32> {
+fn trained_with(mut config: TrainConfig, weighted: bool) -> Vec<f32> {
+    // Gradients that are rounding noise beside the others stay so: products of other sizes round otherwise.
+    config.optimizer.epsilon = 1e-5;
     let mut objective = NextToken::new(tiny(0.0));
     if weighted {
         objective = objective.weight(Task::Selection, 0.25).unwrap();
