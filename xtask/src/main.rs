@@ -35,9 +35,11 @@ usage: cargo xtask COMMAND [ARGUMENTS]
   bench    setup, then the benches; arguments go to cargo bench
              --peers [FILE]  instead the text metrics beside the Python packages, on the replies of a
                              PERSONA-CHAT file; needs a network once, further arguments as compare.py has them
+             --peers models PAIRS  training and decoding beside TRL and transformers, on a file of pairs
   doctor   versions, libtorch, CUDA, disk room, and what to do about what is missing
 
 variables: LIBTORCH       a libtorch to use instead of the fetched one (absolute path)
+           PERSONA_PEERS_PYTHON  a Python with TRL and transformers, for --peers models
            PERSONA_CACHE  where the fetched one lies (else $XDG_CACHE_HOME/persona or ~/.cache/persona)";
 
 /// One call, as typed.

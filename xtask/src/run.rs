@@ -19,9 +19,20 @@ pub(crate) fn demo(workspace: &Workspace, extra: &[String]) -> Result<ExitCode> 
 }
 
 pub(crate) fn bench(workspace: &Workspace, extra: &[String]) -> Result<ExitCode> {
-    if let Some(("--peers", rest)) = extra.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return peers(workspace, rest);
+    match extra {
+        [first, what, pairs, rest @ ..] if first == "--peers" && what == "models" => {
+            model_peers(workspace, Path::new(pairs), rest)
+        }
+        [first, what] if first == "--peers" && what == "models" => Err(
+            "name a file of preference pairs after `--peers models`; the demo writes target/demo/pairs.jsonl"
+                .into(),
+        ),
+        [first, rest @ ..] if first == "--peers" => peers(workspace, rest),
+        _ => criterion(workspace, extra),
     }
+}
+
+fn criterion(workspace: &Workspace, extra: &[String]) -> Result<ExitCode> {
     replace_by(workspace.cargo().args(["bench", "-p", "persona-benches"]).args(extra))
 }
 
@@ -30,20 +41,46 @@ pub(crate) fn bench(workspace: &Workspace, extra: &[String]) -> Result<ExitCode>
 fn peers(workspace: &Workspace, extra: &[String]) -> Result<ExitCode> {
     let dialogues = default_dialogues(extra, std::env::var_os(DATA_DIR).as_deref())?;
     let scripts = workspace.root().join("benches/peers");
-    let venv = workspace.target().join("peers/venv");
-    let python = venv.join("bin/python");
-    let requirements = scripts.join("requirements.txt");
-    if !venv.join("complete").is_file() {
-        let system = prerequisites::python(&std::env::var_os("PATH").unwrap_or_default())?;
-        wait_for(Command::new(system).args(["-m", "venv"]).arg(&venv))?;
-        wait_for(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&requirements))?;
-        std::fs::write(venv.join("complete"), []).map_err(|error| format!("{}: {error}", venv.display()))?;
-    }
+    let python = python_with(&workspace.target().join("peers/venv"), &scripts.join("requirements.txt"))?;
     wait_for(workspace.cargo().args(["build", "--release", "-p", "persona-benches", "--bin", "metrics"]))?;
     let mut compare = Command::new(python);
     compare.arg(scripts.join("compare.py")).args(dialogues).args(extra);
     compare.arg("--program").arg(workspace.target().join("release/metrics"));
     replace_by(compare.arg("--out").arg(workspace.target().join("peers")))
+}
+
+/// Training and decoding beside TRL and transformers: builds, makes an environment of Python's and the workload of these
+/// pairs, and hands over to `benches/peers/workload.py`.
+fn model_peers(workspace: &Workspace, pairs: &Path, extra: &[String]) -> Result<ExitCode> {
+    let scripts = workspace.root().join("benches/peers");
+    let peers = workspace.target().join("peers");
+    let python = match std::env::var_os(PYTHON) {
+        Some(python) => python.into(),
+        None => python_with(&peers.join("venv-models"), &scripts.join("requirements-models.txt"))?,
+    };
+    wait_for(workspace.cargo().args(["build", "--release", "-p", "persona-benches", "--bin", "workload"]))?;
+    let (script, folder) = (scripts.join("workload.py"), peers.join("workload"));
+    wait_for(
+        Command::new(&python).arg(&script).arg("make").arg("--pairs").arg(pairs).arg("--out").arg(&folder),
+    )?;
+    let mut compare = Command::new(python);
+    compare.arg(script).arg("compare").arg("--workload").arg(folder);
+    replace_by(compare.arg("--program").arg(workspace.target().join("release/workload")).args(extra))
+}
+
+/// The variable that names a Python with the packages of `requirements-models.txt`, where none is to be installed.
+const PYTHON: &str = "PERSONA_PEERS_PYTHON";
+
+/// The Python of an environment that has the packages of a file, made where it is not there.
+fn python_with(venv: &Path, requirements: &Path) -> Result<PathBuf> {
+    let python = venv.join("bin/python");
+    if !venv.join("complete").is_file() {
+        let system = prerequisites::python(&std::env::var_os("PATH").unwrap_or_default())?;
+        wait_for(Command::new(system).args(["-m", "venv"]).arg(venv))?;
+        wait_for(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(requirements))?;
+        std::fs::write(venv.join("complete"), []).map_err(|error| format!("{}: {error}", venv.display()))?;
+    }
+    Ok(python)
 }
 
 /// The variable that names the folder of the data sets.
