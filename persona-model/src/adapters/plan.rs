@@ -102,6 +102,9 @@ impl<'a> Plan<'a> {
         runs: Vec<(i64, Option<AdapterId>)>,
         train: bool,
     ) -> Result<Self> {
+        if runs.is_empty() {
+            return Ok(Self::Base);
+        }
         if let [(_, id)] = runs[..] {
             return Ok(match id {
                 Some(id) => Self::alone(adapters.lora(id)?, train),

@@ -148,7 +148,7 @@ mod tests {
                     for bias in [None, Some(&bias)] {
                         let mut expected = x.mm(&wide);
                         if let Some(bias) = bias {
-                            expected = expected + bias;
+                            expected += bias;
                         }
                         for (weight, layout) in [(&weight, Layout::InOut), (&transposed, Layout::OutIn)] {
                             let Some(got) = product(&x, weight, layout, bias).unwrap() else {

@@ -148,7 +148,7 @@ impl Checkpoint {
             let Some(entry) = found.get(&spec.name) else { return Ok(None) };
             let view = headers.view(entry)?;
             let start = (view.data().as_ptr() as usize).wrapping_sub(file.map.as_ptr() as usize);
-            if kind_of(view.dtype()) != Some(kind) || start % size != 0 {
+            if kind_of(view.dtype()) != Some(kind) || !start.is_multiple_of(size) {
                 return Ok(None);
             }
             offsets.push((start / size) as i64);

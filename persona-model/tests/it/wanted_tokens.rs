@@ -15,6 +15,9 @@ fn check(model: &dyn CausalLm, adapters: Option<Vec<Option<AdapterId>>>) {
     if let Some(adapters) = adapters {
         batch = batch.with_adapters(adapters).unwrap();
     }
+    // As for a part of a prompt, after which nothing is asked.
+    let none = Tensor::from_slice(&[0_i64; 0]);
+    assert_eq!(model.hidden_at(&batch, Some(&none), None, false).unwrap().size()[0], 0);
     let at = Tensor::from_slice(&PLACES);
     let expected = model.hidden(&batch, None, true).unwrap().index_select(0, &at);
     let wanted = model.hidden_at(&batch, Some(&at), None, true).unwrap();

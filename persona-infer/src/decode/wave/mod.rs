@@ -1,12 +1,17 @@
 //! Sequences in flight: requests enter the rows of a cache, take steps together, and leave.
 
+mod forward;
+mod search;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
 use persona_model::{BatchBuilder, KvCache, SharedId};
 use tch::Tensor;
 
-use super::beams::{Beams, Candidate};
+use self::forward::{Prompt, compute, forward};
+use self::search::Search;
+use super::beams::Beams;
 use super::choice::{Draws, Next};
 use super::engine::{Engine, Receiver};
 use super::request::{Completion, Finish, Piece, Request};
@@ -50,12 +55,6 @@ struct Begun {
     shared: SharedId,
     logits: Tensor,
     next: usize,
-}
-
-struct Search {
-    beams: Beams,
-    /// The rows of the running beams, best first.
-    rows: Vec<usize>,
 }
 
 impl<'e> Wave<'e> {
@@ -441,70 +440,6 @@ impl<'e> Wave<'e> {
         Ok(())
     }
 
-    /// A step of a search, from the logits `[B, V]` of its running beams.
-    fn search(&mut self, request: usize, logits: &Tensor, out: &mut Out<'_, '_, '_>) -> Result<()> {
-        let Some(mut search) = self.searches.remove(&request) else { return Ok(()) };
-        let asked = &self.requests[request];
-        let running = search.beams.running();
-        let nexts: Vec<Next<'_>> = search.rows[..running.len()]
-            .iter()
-            .filter_map(|&row| Some(self.next(self.rows[row].as_ref()?)))
-            .collect();
-        let scores: Vec<f32> = running.iter().map(|beam| beam.score).collect();
-        let scores = Tensor::f_from_slice(&scores)?.f_to_device(logits.device())?.f_unsqueeze(1)?;
-        let log_probs = asked.config.constrain(&logits.f_log_softmax(-1, None)?, &nexts)?;
-        let vocabulary = log_probs.size2()?.1;
-        let count = Beams::candidates(asked.config.num_beams, asked.ends.len()) as i64;
-        let (best, places) = log_probs.f_add(&scores)?.f_view([-1])?.f_topk(count, -1, true, true)?;
-        let best = Vec::<f32>::try_from(&best)?;
-        if let (Some(&highest), Some(next)) = (best.first(), nexts.first()) {
-            next.check(highest)?;
-        }
-        let candidates: Vec<Candidate> = best
-            .into_iter()
-            .zip(Vec::<i64>::try_from(&places)?)
-            .map(|(score, place)| Candidate {
-                beam: (place / vocabulary) as usize,
-                token: (place % vocabulary) as u32,
-                score,
-            })
-            .collect();
-        let parents = search.beams.advance(&candidates, &asked.ends);
-        if parents.is_empty() {
-            return self.end_search(request, search, out);
-        }
-        let moves: Vec<(usize, usize)> =
-            parents.iter().zip(&search.rows).map(|(&parent, &row)| (search.rows[parent], row)).collect();
-        self.cache.copy(&moves)?;
-        let prompt = [asked.counted_before.as_slice(), &asked.prompt].concat();
-        for (&row, beam) in search.rows.iter().zip(search.beams.running()) {
-            if let Some(sequence) = &mut self.rows[row] {
-                sequence.history = [prompt.as_slice(), &beam.tokens].concat();
-                sequence.new = beam.tokens.len();
-            }
-        }
-        self.searches.insert(request, search);
-        Ok(())
-    }
-
-    fn end_search(&mut self, request: usize, search: Search, out: &mut Out<'_, '_, '_>) -> Result<()> {
-        for &row in &search.rows {
-            self.rows[row] = None;
-            self.cache.clear(row)?;
-        }
-        let wanted = self.requests[request].config.num_return_sequences;
-        for (index, beam) in search.beams.finish().into_iter().take(wanted).enumerate() {
-            let text = self.text(&beam.tokens)?;
-            if out.piece((request, index), text.as_deref().unwrap_or_default(), true).is_break() {
-                self.cancelled = true;
-            }
-            let finish = beam.end.map_or(Finish::Length, Finish::Token);
-            let score = Some(f64::from(beam.score));
-            out.replies[request].push(Completion { tokens: beam.tokens, text, finish, score });
-        }
-        self.leave(request)
-    }
-
     /// Ends everything that runs, and leaves unanswered what waits.
     fn cancel(&mut self, out: &mut Out<'_, '_, '_>) -> Result<()> {
         for (_, search) in std::mem::take(&mut self.searches) {
@@ -538,69 +473,4 @@ impl Out<'_, '_, '_> {
             _ => ControlFlow::Continue(()),
         }
     }
-}
-
-/// A prompt and the cache row that it is computed in.
-struct Prompt<'p> {
-    row: usize,
-    request: usize,
-    ids: &'p [u32],
-}
-
-/// Computes prompts in batches of at most `prefill_tokens` tokens, longer ones in chunks of so many. Calls `finished` with
-/// the prompts, by index, that a batch completes, and the logits `[B, V]` after them.
-fn compute(
-    engine: &Engine<'_>,
-    requests: &[Request],
-    prompts: &[Prompt<'_>],
-    cache: &mut KvCache,
-    mut finished: impl FnMut(Vec<usize>, Tensor) -> Result<()>,
-) -> Result<()> {
-    let most = engine.config.prefill_tokens;
-    let mut next = 0;
-    let mut past = 0;
-    while next < prompts.len() {
-        let mut builder = BatchBuilder::default();
-        let (mut in_batch, mut ended, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        while let Some(prompt) = prompts.get(next) {
-            let rest = &prompt.ids[past..];
-            let room = most - builder.tokens();
-            if rest.len() > room && builder.tokens() > 0 {
-                break;
-            }
-            let chunk = &rest[..rest.len().min(room)];
-            builder.cached(prompt.row, past, chunk);
-            in_batch.push(prompt.request);
-            if chunk.len() < rest.len() {
-                past += chunk.len();
-                break;
-            }
-            ends.push(builder.tokens() as i64 - 1);
-            ended.push(next);
-            (next, past) = (next + 1, 0);
-        }
-        let hidden = forward(engine, requests, builder, &in_batch, cache, Some(&ends))?;
-        if !ended.is_empty() {
-            finished(ended, engine.model.logits(&hidden)?)?;
-        }
-    }
-    Ok(())
-}
-
-/// The hidden states of a batch of rows of these requests; of the tokens `only`, where that is given.
-fn forward(
-    engine: &Engine<'_>,
-    requests: &[Request],
-    builder: BatchBuilder,
-    rows: &[usize],
-    cache: &mut KvCache,
-    only: Option<&[i64]>,
-) -> Result<Tensor> {
-    let model = engine.model;
-    let mut batch = builder.build(model.limits(), model.device())?;
-    if rows.iter().any(|&request| requests[request].adapter.is_some()) {
-        batch = batch.with_adapters(rows.iter().map(|&at| engine.adapter(&requests[at])).collect())?;
-    }
-    let only = only.map(|only| Tensor::f_from_slice(only)?.f_to_device(model.device())).transpose()?;
-    Ok(model.hidden_at(&batch, only.as_ref(), Some(cache), false)?)
 }
