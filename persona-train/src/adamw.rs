@@ -3,8 +3,9 @@
 use persona_model::Parameters;
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{AdamWConfig, Decay};
+use crate::config::{AdamWConfig, ParameterGroup};
 use crate::error::{Error, Result};
+use crate::groups::{self, Rule};
 
 /// AdamW (Loshchilov and Hutter 2019) with torch's numbers: decoupled decay, bias-corrected moments.
 ///
@@ -14,6 +15,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
+    /// How each parameter is updated, in storage order.
+    rules: Vec<Rule>,
     mean: Tensor,
     square: Tensor,
     steps: u64,
@@ -24,7 +27,10 @@ struct Span {
     offset: usize,
     len: usize,
     gradient: Tensor,
-    decays: bool,
+    /// What decay leaves of a weight.
+    keep: f32,
+    /// The rate over the first moment's bias correction.
+    rate: f32,
 }
 
 /// Sums are taken over blocks of this many elements, so that they do not depend on the number of threads.
@@ -47,7 +53,24 @@ impl AdamW {
             return Err(Error::Config { key: "model", reason: reason.to_owned() });
         }
         let (mean, square) = (parameters.flat().f_zeros_like()?, parameters.flat().f_zeros_like()?);
-        Ok(Self { config, mean, square, steps: 0 })
+        let rules = groups::rules(&config, parameters);
+        Ok(Self { config, rules, mean, square, steps: 0 })
+    }
+
+    /// Learning rates and weight decay of the parameters that `groups` name, and LoRA+'s `ratio` for the B matrices of an
+    /// adapter that none of them names ([`TrainConfig::lora_plus_ratio`](crate::TrainConfig)). `parameters` are those that
+    /// the optimiser was made for.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a pattern that fits no parameter, and for a ratio where there is no B matrix.
+    pub fn with_groups(
+        mut self,
+        groups: &[ParameterGroup],
+        ratio: Option<f64>,
+        parameters: &Parameters,
+    ) -> Result<Self> {
+        groups::apply(&mut self.rules, groups, ratio, parameters)?;
+        Ok(self)
     }
 
     /// Steps taken.
@@ -95,15 +118,14 @@ impl AdamW {
             return Err(Error::Gradient { at: 0, reason });
         }
         // Everything is checked before anything changes.
-        let spans = spans(parameters, gradients, self.config.decay)?;
+        let exponent = i32::try_from(self.steps + 1).unwrap_or(i32::MAX);
+        let rate = learning_rate / (1.0 - self.config.beta1.powi(exponent));
+        let spans = spans(parameters, gradients, &self.rules, learning_rate, rate)?;
         self.steps += 1;
-        let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let update = Update {
             scale: scale as f32,
             beta1: self.config.beta1 as f32,
             beta2: self.config.beta2 as f32,
-            keep: (1.0 - learning_rate * self.config.weight_decay) as f32,
-            rate: (learning_rate / (1.0 - self.config.beta1.powi(exponent))) as f32,
             root: (1.0 - self.config.beta2.powi(exponent)).sqrt() as f32,
             epsilon: self.config.epsilon as f32,
         };
@@ -113,13 +135,7 @@ impl AdamW {
         }
         for span in &spans {
             let part = |flat: &Tensor| flat.f_narrow(0, span.offset as i64, span.len as i64);
-            update.with_tensors(
-                part(parameters.flat())?,
-                part(&self.mean)?,
-                part(&self.square)?,
-                &span.gradient.f_view([-1])?,
-                span.decays,
-            )?;
+            update.with_tensors(part(parameters.flat())?, part(&self.mean)?, part(&self.square)?, span)?;
         }
         Ok(())
     }
@@ -131,55 +147,56 @@ struct Update {
     scale: f32,
     beta1: f32,
     beta2: f32,
-    /// What decay leaves of a weight.
-    keep: f32,
-    /// The rate over the first moment's bias correction.
-    rate: f32,
     /// The root of the second moment's bias correction.
     root: f32,
     epsilon: f32,
 }
 
 impl Update {
-    fn apply(self, weight: &mut [f32], mean: &mut [f32], square: &mut [f32], gradient: &[f32], decays: bool) {
-        let keep = if decays { self.keep } else { 1.0 };
+    fn apply(
+        self,
+        weight: &mut [f32],
+        mean: &mut [f32],
+        square: &mut [f32],
+        gradient: &[f32],
+        (keep, rate): (f32, f32),
+    ) {
         for (((w, m), v), &g) in weight.iter_mut().zip(mean).zip(square).zip(gradient) {
             let g = g * self.scale;
             *m += (g - *m) * (1.0 - self.beta1);
             *v = *v * self.beta2 + g * g * (1.0 - self.beta2);
-            *w = *w * keep - self.rate * (*m / (v.sqrt() / self.root + self.epsilon));
+            *w = *w * keep - rate * (*m / (v.sqrt() / self.root + self.epsilon));
         }
     }
 
-    fn with_tensors(
-        self,
-        mut w: Tensor,
-        mut m: Tensor,
-        mut v: Tensor,
-        g: &Tensor,
-        decays: bool,
-    ) -> Result<()> {
-        let g = g.f_mul_scalar(f64::from(self.scale))?;
+    fn with_tensors(self, mut w: Tensor, mut m: Tensor, mut v: Tensor, span: &Span) -> Result<()> {
+        let g = span.gradient.f_view([-1])?.f_mul_scalar(f64::from(self.scale))?;
         let _ = m.f_lerp_(&g, 1.0 - f64::from(self.beta1))?;
         let _ = v.f_mul_scalar_(f64::from(self.beta2))?;
         let _ = v.f_add_(&g.f_mul(&g)?.f_mul_scalar(1.0 - f64::from(self.beta2))?)?;
         let scale = v.f_sqrt()?.f_div_scalar(f64::from(self.root))?.f_add_scalar(f64::from(self.epsilon))?;
-        if decays {
-            let _ = w.f_mul_scalar_(f64::from(self.keep))?;
+        if span.keep != 1.0 {
+            let _ = w.f_mul_scalar_(f64::from(span.keep))?;
         }
-        let _ = w.f_sub_(&m.f_div(&scale)?.f_mul_scalar(f64::from(self.rate))?)?;
+        let _ = w.f_sub_(&m.f_div(&scale)?.f_mul_scalar(f64::from(span.rate))?)?;
         Ok(())
     }
 }
 
 /// The parameters that have gradients, each contiguous in float32.
-fn spans(parameters: &Parameters, gradients: &[Option<Tensor>], decay: Decay) -> Result<Vec<Span>> {
+fn spans(
+    parameters: &Parameters,
+    gradients: &[Option<Tensor>],
+    rules: &[Rule],
+    learning_rate: f64,
+    corrected: f64,
+) -> Result<Vec<Span>> {
     if gradients.len() != parameters.specs().len() {
         let reason = format!("{} gradients for {} parameters", gradients.len(), parameters.specs().len());
         return Err(Error::Gradient { at: 0, reason });
     }
     let mut spans = Vec::with_capacity(gradients.len());
-    for (at, (gradient, spec)) in gradients.iter().zip(parameters.specs()).enumerate() {
+    for (at, ((gradient, spec), rule)) in gradients.iter().zip(parameters.specs()).zip(rules).enumerate() {
         let Some(gradient) = gradient else { continue };
         if gradient.size() != spec.shape || gradient.device() != parameters.device() {
             let (found, wanted) = (gradient.size(), &spec.shape);
@@ -190,7 +207,8 @@ fn spans(parameters: &Parameters, gradients: &[Option<Tensor>], decay: Decay) ->
             offset: parameters.offsets()[at] as usize,
             len: gradient.numel(),
             gradient: gradient.f_to_kind(Kind::Float)?.f_contiguous()?,
-            decays: decay == Decay::All || spec.shape.len() > 1,
+            keep: (1.0 - learning_rate * rule.factor * rule.weight_decay) as f32,
+            rate: (corrected * rule.factor) as f32,
         });
     }
     Ok(spans)
@@ -270,7 +288,7 @@ fn update_on_cpu(
                 *slice = later;
                 now
             });
-            work.push((w, m, v, now, span.decays));
+            work.push((w, m, v, now, (span.keep, span.rate)));
         }
     }
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
@@ -283,8 +301,8 @@ fn update_on_cpu(
                 break;
             }
             scope.spawn(move || {
-                for (w, m, v, g, decays) in part {
-                    update.apply(w, m, v, g, decays);
+                for (w, m, v, g, of_span) in part {
+                    update.apply(w, m, v, g, of_span);
                 }
             });
         }
@@ -325,7 +343,12 @@ mod tests {
     fn both_implementations_agree() {
         let (mut a, mut b) = (parameters(), parameters());
         let config = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
-        let mut threaded = AdamW::new(config, &a).unwrap();
+        let group = ParameterGroup {
+            parameters: vec!["c".into()],
+            learning_rate_factor: 16.0,
+            weight_decay: Some(0.0),
+        };
+        let mut threaded = AdamW::new(config, &a).unwrap().with_groups(&[group], None, &a).unwrap();
         let operations = AdamW::new(config, &b).unwrap();
         for step in 1..=3 {
             let gradients = gradients(&a, step);
@@ -335,15 +358,14 @@ mod tests {
                 scale: 0.5,
                 beta1: 0.9,
                 beta2: 0.999,
-                keep: 1.0 - 0.01 * 0.1,
-                rate: (0.01 / (1.0 - 0.9f64.powi(power))) as f32,
                 root: (1.0 - 0.999f64.powi(power)).sqrt() as f32,
                 epsilon: 1e-8,
             };
-            for span in spans(&b, &gradients, Decay::All).unwrap() {
+            let corrected = 0.01 / (1.0 - 0.9f64.powi(power));
+            for span in spans(&b, &gradients, &threaded.rules, 0.01, corrected).unwrap() {
                 let part = |flat: &Tensor| flat.narrow(0, span.offset as i64, span.len as i64);
                 let (w, m, v) = (part(b.flat()), part(&operations.mean), part(&operations.square));
-                update.with_tensors(w, m, v, &span.gradient.view([-1]), true).unwrap();
+                update.with_tensors(w, m, v, &span).unwrap();
             }
         }
         let difference = (a.flat() - b.flat()).abs().max().double_value(&[]);

@@ -23,6 +23,12 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// AdamW's settings.
     pub optimizer: AdamWConfig,
+    /// Parameters with a learning rate or a weight decay of their own; the first group that names one counts.
+    pub groups: Vec<ParameterGroup>,
+    /// LoRA+ (Hayou et al. 2024): how many times `learning_rate` the B matrices of an adapter learn at, and what has one
+    /// dimension, as PEFT's `loraplus_lr_ratio`; PAL's released code has 16. Parameters that a group names follow that
+    /// group. Absent for one rate.
+    pub lora_plus_ratio: Option<f64>,
     /// The gradient's global norm is cut to this; absent for no cut.
     pub max_grad_norm: Option<f64>,
     /// The kind of number of the products; weights and optimiser states are float32 in both.
@@ -41,6 +47,9 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// When to stop before `steps`; absent for never.
     pub early_stopping: Option<EarlyStopping>,
+    /// How many steps of the run may be skipped because their loss or gradient is not finite: such a step changes no
+    /// weight and no moment, and is counted in log and outcome. With 0 the first one stops the run.
+    pub skip_non_finite: u64,
 }
 
 impl Default for TrainConfig {
@@ -53,6 +62,8 @@ impl Default for TrainConfig {
             warmup_steps: 100,
             schedule: Schedule::Linear,
             optimizer: AdamWConfig::default(),
+            groups: Vec::new(),
+            lora_plus_ratio: None,
             max_grad_norm: Some(1.0),
             precision: Precision::Fp32,
             gradient_checkpointing: false,
@@ -61,6 +72,7 @@ impl Default for TrainConfig {
             checkpoint_every: 0,
             keep_checkpoints: 2,
             early_stopping: None,
+            skip_non_finite: 0,
         }
     }
 }
@@ -73,6 +85,8 @@ pub enum Schedule {
     Constant,
     /// It falls in a line to 0 at the end of the run, as transformers' `linear`.
     Linear,
+    /// It falls along half a wave of the cosine to 0 at the end of the run, as transformers' `cosine`.
+    Cosine,
 }
 
 /// Settings of AdamW (Loshchilov and Hutter 2019), with torch's defaults.
@@ -105,6 +119,28 @@ pub enum Decay {
     All,
     /// Those with two or more dimensions: not biases and normalisation.
     Matrices,
+    /// As transformers' `Trainer`: [`Matrices`](Self::Matrices) without those called a bias, which T5's relative
+    /// positions are.
+    Transformers,
+}
+
+/// Parameters that are updated in a way of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterGroup {
+    /// Names, in which `*` stands for anything: `*.lora_B.weight`, `transformer.h.0.*`. One that fits no parameter is an
+    /// error.
+    pub parameters: Vec<String>,
+    /// How many times the run's learning rate; 1 where it is left out, and 0 leaves the parameters as they are.
+    #[serde(default = "one")]
+    pub learning_rate_factor: f64,
+    /// Weight decay in place of the optimiser's; absent for the optimiser's, `decay` included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// Stopping when a measured value no longer improves.
@@ -150,8 +186,8 @@ impl TrainConfig {
         if !positive(self.learning_rate) {
             return fail("learning_rate", "must be above 0 and finite");
         }
-        if self.schedule == Schedule::Linear && self.warmup_steps >= self.steps {
-            return fail("warmup_steps", "must be below `steps` where the rate falls linearly afterwards");
+        if self.schedule != Schedule::Constant && self.warmup_steps >= self.steps {
+            return fail("warmup_steps", "must be below `steps` where the rate falls afterwards");
         }
         if !share(self.optimizer.beta1) || !share(self.optimizer.beta2) {
             return fail("optimizer", "beta1 and beta2 lie in 0 to 1, without 1");
@@ -161,6 +197,18 @@ impl TrainConfig {
         }
         if !(self.optimizer.weight_decay >= 0.0 && self.optimizer.weight_decay.is_finite()) {
             return fail("optimizer", "weight_decay must not be negative");
+        }
+        for group in &self.groups {
+            if group.parameters.is_empty() {
+                return fail("groups", "a group names no `parameters`");
+            }
+            let decay = group.weight_decay.unwrap_or_default();
+            if [group.learning_rate_factor, decay].iter().any(|value| !(*value >= 0.0 && value.is_finite())) {
+                return fail("groups", "learning_rate_factor and weight_decay must not be negative");
+            }
+        }
+        if self.lora_plus_ratio.is_some_and(|ratio| !positive(ratio)) {
+            return fail("lora_plus_ratio", "must be above 0 and finite; leave it out for one rate");
         }
         if self.max_grad_norm.is_some_and(|norm| !positive(norm)) {
             return fail("max_grad_norm", "must be above 0 and finite; leave it out for no cut");
@@ -181,11 +229,13 @@ impl TrainConfig {
         if done < self.warmup_steps {
             return self.learning_rate * done as f64 / self.warmup_steps as f64;
         }
+        let falling = self.steps.saturating_sub(self.warmup_steps).max(1) as f64;
         match self.schedule {
             Schedule::Constant => self.learning_rate,
-            Schedule::Linear => {
-                let left = self.steps.saturating_sub(done) as f64;
-                self.learning_rate * left / self.steps.saturating_sub(self.warmup_steps).max(1) as f64
+            Schedule::Linear => self.learning_rate * self.steps.saturating_sub(done) as f64 / falling,
+            Schedule::Cosine => {
+                let gone = (done - self.warmup_steps) as f64 / falling;
+                self.learning_rate * (0.5 * (1.0 + (std::f64::consts::PI * gone).cos())).max(0.0)
             }
         }
     }
@@ -206,15 +256,34 @@ mod tests {
         );
     }
 
+    fn of(name: &str, learning_rate_factor: f64, weight_decay: Option<f64>) -> ParameterGroup {
+        ParameterGroup { parameters: vec![name.to_owned()], learning_rate_factor, weight_decay }
+    }
+
     #[test]
     fn out_of_range_settings_are_named() {
         let base = TrainConfig::default();
+        let group = |name, factor, decay| TrainConfig {
+            groups: vec![of(name, factor, decay)],
+            ..TrainConfig::default()
+        };
         for (config, key) in [
             (TrainConfig { steps: 0, ..base.clone() }, "steps"),
             (TrainConfig { learning_rate: f64::NAN, ..base.clone() }, "learning_rate"),
             (TrainConfig { warmup_steps: 1000, ..base.clone() }, "warmup_steps"),
             (TrainConfig { max_grad_norm: Some(0.0), ..base.clone() }, "max_grad_norm"),
             (TrainConfig { keep_checkpoints: 0, ..base.clone() }, "keep_checkpoints"),
+            (TrainConfig { lora_plus_ratio: Some(0.0), ..base.clone() }, "lora_plus_ratio"),
+            (TrainConfig { schedule: Schedule::Cosine, warmup_steps: 1000, ..base.clone() }, "warmup_steps"),
+            (group("", 1.0, Some(-0.1)), "groups"),
+            (group("", f64::INFINITY, None), "groups"),
+            (
+                TrainConfig {
+                    groups: vec![ParameterGroup { parameters: vec![], ..of("*", 1.0, None) }],
+                    ..base.clone()
+                },
+                "groups",
+            ),
         ] {
             assert!(config.validate().unwrap_err().to_string().contains(key));
         }

@@ -26,6 +26,7 @@ mod adamw;
 mod checkpoint;
 mod config;
 mod error;
+mod groups;
 mod next_token;
 mod objective;
 mod order;
@@ -35,7 +36,7 @@ mod trainer;
 
 pub use adamw::{AdamW, gradient_norm};
 pub use checkpoint::Best;
-pub use config::{AdamWConfig, Better, Decay, EarlyStopping, Schedule, TrainConfig};
+pub use config::{AdamWConfig, Better, Decay, EarlyStopping, ParameterGroup, Schedule, TrainConfig};
 pub use error::{Error, Result};
 pub use next_token::NextToken;
 pub use objective::{Contribution, Evaluator, Mean, Objective, Observer, StepRecord};

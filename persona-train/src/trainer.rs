@@ -134,7 +134,12 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let model = self.objective.model_mut();
         model.set_precision(self.config.precision);
         model.set_gradient_checkpointing(self.config.gradient_checkpointing)?;
-        let mut optimizer = AdamW::new(self.config.optimizer, self.objective.model().trainable())?;
+        let parameters = self.objective.model().trainable();
+        let mut optimizer = AdamW::new(self.config.optimizer, parameters)?.with_groups(
+            &self.config.groups,
+            self.config.lora_plus_ratio,
+            parameters,
+        )?;
         let mut state = self.fresh_state(train, valid)?;
         let mut files = match &self.folder {
             Some(folder) => Some(RunFiles::open(folder)?),

@@ -7,6 +7,7 @@ mod parity;
 
 mod adapters;
 mod bad_input;
+mod optimizer;
 mod resume;
 mod seq2seq;
 mod steps;
