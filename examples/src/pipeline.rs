@@ -287,6 +287,7 @@ impl PalPath<'_> {
         let mut bar = TrainingBar::new(name);
         let mut trainer = Trainer::new(objective, config.clone())?
             .in_folder(&folder)
+            .made_with("tokenizer", self.encoder.tokenizer().fingerprint())
             .interrupted_by(self.interrupt.flag())
             .observed_by(&mut bar);
         let outcome = self.interrupt.while_training(|| trainer.fit(train, valid))?;

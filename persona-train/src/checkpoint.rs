@@ -1,6 +1,7 @@
 //! Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use persona_model::{Model, Parameters, read_tensors, write_tensors};
@@ -10,20 +11,26 @@ use tch::Tensor;
 
 use crate::adamw::AdamW;
 use crate::config::TrainConfig;
+use crate::data::Part;
 use crate::error::{Error, Result};
 
-/// The small part of a checkpoint: `state.json`.
+/// The small part of a checkpoint: `state.json`. Nothing in it is measured by a clock, so that the same steps give the
+/// same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     /// The layout of checkpoints; another one is refused.
     pub(crate) format: u32,
     /// Steps taken. Order, schedule and randomness follow from it.
     pub(crate) step: u64,
+    /// How many of them were skipped because something was not finite.
+    pub(crate) skipped: u64,
     pub(crate) config: TrainConfig,
     /// What the objective says of itself.
     pub(crate) objective: String,
-    /// SHA-256 of the training and validation examples.
-    pub(crate) data: String,
+    /// The training and the validation examples.
+    pub(crate) data: [Part; 2],
+    /// Fingerprints of what else the run was made with, by name: the tokenizer, the prompts.
+    pub(crate) made_with: BTreeMap<String, String>,
     /// Fingerprint of the model that the run began with.
     pub(crate) start: String,
     /// Fingerprint of the model at this step.
@@ -32,13 +39,11 @@ pub(crate) struct State {
     pub(crate) evaluation: Vec<(String, Option<f64>)>,
     /// The best evaluation so far, and how many have passed since.
     pub(crate) best: Option<Best>,
-    /// Bytes of the log when this was written: what a killed run logged afterwards is cut off.
-    pub(crate) log_bytes: u64,
+    /// Lines of the log when this was written: what a killed run logged afterwards is cut off.
+    pub(crate) log_lines: u64,
     /// Whether the run ended here by early stopping.
     pub(crate) stopped: bool,
     pub(crate) versions: Versions,
-    /// SHA-256 of the other files.
-    pub(crate) files: Vec<(String, String)>,
 }
 
 /// The best evaluation of a run.
@@ -70,16 +75,28 @@ impl std::fmt::Display for Versions {
     }
 }
 
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const OBJECTIVE: &str = "objective.safetensors";
 const STATE: &str = "state.json";
+/// The SHA-256 of every other file, as `sha256sum -c` reads it. Written last.
+const SUMS: &str = "SHA256SUMS";
+const UNFINISHED: &str = ".unfinished-";
 
 /// The checkpoints of a run, `step-NNNNNNNN` each, in one folder.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     folder: PathBuf,
+}
+
+/// A checkpoint that is whole.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) folder: PathBuf,
+    pub(crate) state: State,
+    /// What is wrong with the later ones.
+    pub(crate) damaged: Vec<Error>,
 }
 
 impl Checkpoints {
@@ -88,7 +105,7 @@ impl Checkpoints {
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
             let path = entry.map_err(Error::io(&folder))?.path();
-            if name(&path).starts_with(".unfinished-") {
+            if name(&path).starts_with(UNFINISHED) {
                 std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
             }
         }
@@ -108,17 +125,22 @@ impl Checkpoints {
         Ok(found)
     }
 
+    fn of_step(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("step-{step:08}"))
+    }
+
     /// Writes a checkpoint under a temporary name, renames it when it is whole, and removes those that are too old.
     pub(crate) fn save(
         &self,
-        mut state: State,
+        state: &State,
         model: &(impl Model + ?Sized),
         objective: Option<&Parameters>,
         optimizer: &AdamW,
         keep: usize,
     ) -> Result<()> {
-        let target = self.folder.join(format!("step-{:08}", state.step));
-        let unfinished = self.folder.join(format!(".unfinished-{:08}", state.step));
+        let target = self.of_step(state.step);
+        let unfinished = self.folder.join(format!("{UNFINISHED}{:08}", state.step));
+        let replaced = self.folder.join(format!("{UNFINISHED}{:08}-replaced", state.step));
         std::fs::create_dir_all(&unfinished).map_err(Error::io(&unfinished))?;
         let written = (|| {
             write_weights(&unfinished.join(WEIGHTS), model.trainable())?;
@@ -131,13 +153,16 @@ impl Checkpoints {
             if let Some(parameters) = objective {
                 write_weights(&unfinished.join(OBJECTIVE), parameters)?;
             }
-            for file in [WEIGHTS, OPTIMIZER].into_iter().chain(objective.map(|_| OBJECTIVE)) {
-                state.files.push((file.to_owned(), file_hash(&unfinished.join(file))?));
-            }
-            let text = serde_json::to_vec_pretty(&state).map_err(|error| damaged(&unfinished, error))?;
+            let text = serde_json::to_vec_pretty(state).map_err(|error| damaged(&unfinished, error))?;
             persona_model::write_atomically(&unfinished.join(STATE), &text)?;
+            let mut sums = String::new();
+            for file in [WEIGHTS, OPTIMIZER, STATE].into_iter().chain(objective.map(|_| OBJECTIVE)) {
+                sums.push_str(&format!("{}  {file}\n", file_hash(&unfinished.join(file))?));
+            }
+            persona_model::write_atomically(&unfinished.join(SUMS), sums.as_bytes())?;
+            // One of this step that is there already is damaged.
             if target.exists() {
-                std::fs::remove_dir_all(&target).map_err(Error::io(&target))?;
+                std::fs::rename(&target, &replaced).map_err(Error::io(&target))?;
             }
             std::fs::rename(&unfinished, &target).map_err(Error::io(&target))?;
             std::fs::File::open(&self.folder)
@@ -149,49 +174,106 @@ impl Checkpoints {
             let _ = std::fs::remove_dir_all(&unfinished);
         }
         written?;
-        let all = self.list()?;
-        for (_, old) in all.iter().take(all.len().saturating_sub(keep)) {
-            std::fs::remove_dir_all(old).map_err(Error::io(old))?;
+        if replaced.exists() {
+            std::fs::remove_dir_all(&replaced).map_err(Error::io(&replaced))?;
+        }
+        self.prune(state, keep)
+    }
+
+    /// Removes all but the last `keep` checkpoints and what these know as the best one. Those of later steps are damaged:
+    /// otherwise the run would have continued from them.
+    fn prune(&self, state: &State, keep: usize) -> Result<()> {
+        let (held, later): (Vec<_>, Vec<_>) =
+            self.list()?.into_iter().partition(|(step, _)| *step <= state.step);
+        let (old, last) = held.split_at(held.len().saturating_sub(keep));
+        let best: Vec<u64> = last
+            .iter()
+            .filter_map(|(_, folder)| Some(read_state(&folder.join(STATE)).ok()?.best?.step))
+            .collect();
+        for (step, folder) in later.iter().chain(old) {
+            if !best.contains(step) || *step > state.step {
+                std::fs::remove_dir_all(folder).map_err(Error::io(folder))?;
+            }
         }
         Ok(())
     }
 
-    /// The state of the last checkpoint, with its folder.
-    pub(crate) fn last(&self) -> Result<Option<(PathBuf, State)>> {
-        let Some((_, folder)) = self.list()?.pop() else { return Ok(None) };
-        let path = folder.join(STATE);
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        let state: State = serde_json::from_slice(&text).map_err(|error| damaged(&path, error))?;
-        if state.format != FORMAT {
-            return Err(damaged(
-                &path,
-                format!("layout {} of checkpoints; this version reads {FORMAT}", state.format),
-            ));
-        }
-        for (file, hash) in &state.files {
-            let path = folder.join(file);
-            if file_hash(&path)? != *hash {
-                return Err(damaged(&path, "its SHA-256 is not the one that state.json gives"));
+    /// The last checkpoint that is whole.
+    pub(crate) fn last(&self) -> Result<Option<Held>> {
+        let mut damaged_ones = Vec::new();
+        for (_, folder) in self.list()?.into_iter().rev() {
+            match verified(&folder) {
+                Ok(state) => return Ok(Some(Held { folder, state, damaged: damaged_ones })),
+                Err(error @ Error::Checkpoint { .. }) => damaged_ones.push(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(Some((folder, state)))
+        match damaged_ones.into_iter().next() {
+            None => Ok(None),
+            Some(Error::Checkpoint { path, reason }) => {
+                let reason = format!(
+                    "{reason}; no checkpoint before it is whole: put back a copy, or move the run's folder away to \
+                     begin anew"
+                );
+                Err(Error::Checkpoint { path, reason })
+            }
+            Some(error) => Err(error),
+        }
     }
 
     /// Fills the model and the optimiser from a checkpoint.
     pub(crate) fn restore(
-        folder: &Path,
-        step: u64,
+        held: &Held,
         model: &mut (impl Model + ?Sized),
         optimizer: &mut AdamW,
     ) -> Result<()> {
-        read_weights(&folder.join(WEIGHTS), model.trainable_mut())?;
-        let path = folder.join(OPTIMIZER);
+        read_weights(&held.folder.join(WEIGHTS), model.trainable_mut())?;
+        let path = held.folder.join(OPTIMIZER);
         let (moments, _) = read_tensors(&path)?;
         let (Some(mean), Some(square)) = (moments.get("exp_avg"), moments.get("exp_avg_sq")) else {
             return Err(damaged(&path, "holds no exp_avg and exp_avg_sq"));
         };
-        optimizer.restore(step, mean, square)
+        optimizer.restore(held.state.step.saturating_sub(held.state.skipped), mean, square)
     }
+
+    /// Fills the model from the checkpoint of a step.
+    pub(crate) fn restore_weights(&self, step: u64, model: &mut (impl Model + ?Sized)) -> Result<()> {
+        let folder = self.of_step(step);
+        verified(&folder)?;
+        read_weights(&folder.join(WEIGHTS), model.trainable_mut())
+    }
+}
+
+/// The state of a checkpoint whose files are all there, with the bytes that were written.
+fn verified(folder: &Path) -> Result<State> {
+    let path = folder.join(SUMS);
+    let sums = std::fs::read_to_string(&path).map_err(missing(&path))?;
+    let mut listed = Vec::new();
+    for line in sums.lines() {
+        let Some((hash, file)) = line.split_once("  ") else {
+            return Err(damaged(&path, "is no list of SHA-256 sums"));
+        };
+        let path = folder.join(name(Path::new(file)));
+        if file_hash(&path)? != hash {
+            return Err(damaged(&path, format!("its SHA-256 is not the one in {SUMS}")));
+        }
+        listed.push(file);
+    }
+    if let Some(file) = [WEIGHTS, OPTIMIZER, STATE].iter().find(|file| !listed.contains(file)) {
+        return Err(damaged(&path, format!("does not list {file}")));
+    }
+    let path = folder.join(STATE);
+    let state = read_state(&path)?;
+    if state.format != FORMAT {
+        let reason = format!("layout {} of checkpoints; this version reads {FORMAT}", state.format);
+        return Err(damaged(&path, reason));
+    }
+    Ok(state)
+}
+
+fn read_state(path: &Path) -> Result<State> {
+    let text = std::fs::read(path).map_err(missing(path))?;
+    serde_json::from_slice(&text).map_err(|error| damaged(path, error))
 }
 
 /// Writes a model's parameters by name.
@@ -216,8 +298,9 @@ pub(crate) fn read_weights(path: &Path, parameters: &mut Parameters) -> Result<(
     Ok(())
 }
 
-/// What differs between two runs, or nothing.
-pub(crate) fn difference(held: &State, now: &State) -> Option<String> {
+/// What differs between two runs, or nothing. `first_other` says which of the `training` or `validation` examples is the
+/// first to differ.
+pub(crate) fn difference(held: &State, now: &State, first_other: &dyn Fn(&str) -> String) -> Option<String> {
     let mut differences = Vec::new();
     let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
     let (held_config, now_config) = (json(&held.config), json(&now.config));
@@ -232,8 +315,22 @@ pub(crate) fn difference(held: &State, now: &State) -> Option<String> {
     if held.objective != now.objective {
         differences.push(format!("the objective was `{}` and is now `{}`", held.objective, now.objective));
     }
-    if held.data != now.data {
-        differences.push("the examples are others (data, prompts or tokenizer)".to_owned());
+    let names: BTreeSet<&String> = held.made_with.keys().chain(now.made_with.keys()).collect();
+    for name in names {
+        let [held, now] =
+            [held, now].map(|state| state.made_with.get(name).map_or("not said", String::as_str));
+        if held != now {
+            differences.push(format!("the {name} was {held} and is now {now}"));
+        }
+    }
+    for ((what, held), now) in ["training", "validation"].iter().zip(&held.data).zip(&now.data) {
+        if held != now {
+            let place = first_other(what);
+            differences.push(format!(
+                "the {what} examples are others (data, prompts or tokenizer): {} then, {} now{place}",
+                held.examples, now.examples
+            ));
+        }
     }
     // A run is continued from the model that it began with, or by whoever still holds the one that it had reached.
     if now.start != held.start && now.start != held.model {
@@ -251,8 +348,17 @@ fn name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// A file that is not there is damage of the checkpoint, not of the disk.
+fn missing(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| match source.kind() {
+        ErrorKind::NotFound | ErrorKind::InvalidData => damaged(&path, source),
+        _ => Error::Io { path, source },
+    }
+}
+
 fn file_hash(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut file = std::fs::File::open(path).map_err(missing(path))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

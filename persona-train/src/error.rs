@@ -32,7 +32,7 @@ pub enum Error {
 
     /// The loss or its gradient is not a number, or infinite. Nothing was updated by this step.
     #[error(
-        "step {step}: the {what} is {value}, in rows {rows}; lower the learning rate, clip the gradient, or look at these rows"
+        "step {step}: the {what} is {value}, in rows {rows}; lower the learning rate, clip the gradient, look at these rows, or let `skip_non_finite` steps be skipped"
     )]
     NonFinite {
         /// The optimiser step, from 1.
@@ -95,8 +95,8 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A checkpoint is damaged or lacks a part.
-    #[error("{path}: {reason}; remove this checkpoint to continue from the one before it")]
+    /// A checkpoint or the log is damaged, lacks a part or is not ours, and no checkpoint before it is whole.
+    #[error("{path}: {reason}")]
     Checkpoint {
         /// The file or folder.
         path: PathBuf,

@@ -25,11 +25,13 @@
 mod adamw;
 mod checkpoint;
 mod config;
+mod data;
 mod error;
 mod groups;
 mod next_token;
 mod objective;
 mod order;
+mod run_files;
 mod seq2seq;
 mod tasks;
 mod trainer;

@@ -64,7 +64,8 @@ pub trait Objective {
     /// The model's, and the objective's own through [`Error::objective`](crate::Error::objective).
     fn evaluate(&self, items: &[&Self::Item], train: bool) -> Result<Contribution>;
 
-    /// Called after each optimiser step, counted from 1 over the whole run.
+    /// Called after each optimiser step, counted from 1 over the whole run, also after one that was skipped because
+    /// something was not finite.
     ///
     /// # Errors
     /// The objective's own.
@@ -173,4 +174,6 @@ pub struct StepRecord {
     pub seconds: f64,
     /// What else the objective measured.
     pub values: Vec<(String, f64)>,
+    /// Why the step changed nothing, with the rows; absent for a step that was taken. Loss and norm are NaN then.
+    pub skipped: Option<String>,
 }

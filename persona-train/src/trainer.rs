@@ -1,27 +1,30 @@
 //! The one loop.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use persona_model::Model;
-use sha2::{Digest, Sha256};
 use tch::Tensor;
 
 use crate::adamw::{AdamW, gradient_norm};
 use crate::checkpoint::{self, Best, Checkpoints, FORMAT, State, Versions};
 use crate::config::{Better, TrainConfig};
+use crate::data;
 use crate::error::{Error, Result};
 use crate::objective::{Contribution, Evaluator, Means, Objective, Observer, StepRecord};
 use crate::order::{Order, generator};
+use crate::run_files::RunFiles;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Steps taken, those of earlier calls included.
     pub steps: u64,
+    /// How many of them changed nothing because something was not finite.
+    pub skipped: u64,
     /// Why it ended.
     pub end: End,
     /// The best evaluation, where early stopping watches one.
@@ -43,8 +46,8 @@ pub enum End {
 
 /// Trains a model on an objective.
 ///
-/// With a folder, the run writes `log.jsonl`, `checkpoints/` and, with early stopping, `best.safetensors`; called again
-/// on the same folder it continues, and a finished run is only loaded. Dropout is drawn from libtorch's generator, which
+/// With a folder, the run writes `log.jsonl`, `examples.txt` and `checkpoints/`; called again on the same folder it
+/// continues, from the last checkpoint that is whole, and a finished run is only loaded. Dropout is drawn from libtorch's generator, which
 /// every micro-batch seeds anew: nothing else in the process may draw from it meanwhile.
 pub struct Trainer<'a, O: Objective> {
     objective: O,
@@ -53,6 +56,7 @@ pub struct Trainer<'a, O: Objective> {
     observer: Option<&'a mut dyn Observer>,
     evaluators: Vec<&'a mut dyn Evaluator<O::Model>>,
     interrupt: Option<Arc<AtomicBool>>,
+    made_with: BTreeMap<String, String>,
 }
 
 impl<O: Objective> std::fmt::Debug for Trainer<'_, O> {
@@ -82,7 +86,15 @@ impl<'a, O: Objective> Trainer<'a, O> {
             );
             return Err(Error::Config { key: "micro_batch_size", reason });
         }
-        Ok(Self { objective, config, folder: None, observer: None, evaluators: Vec::new(), interrupt: None })
+        Ok(Self {
+            objective,
+            config,
+            folder: None,
+            observer: None,
+            evaluators: Vec::new(),
+            interrupt: None,
+            made_with: BTreeMap::new(),
+        })
     }
 
     /// Writes log and checkpoints to a folder, and continues what is there.
@@ -113,6 +125,14 @@ impl<'a, O: Objective> Trainer<'a, O> {
         self
     }
 
+    /// A fingerprint of something that the run is made with, such as the `tokenizer`: a checkpoint of a run with another
+    /// one is refused by this name.
+    #[must_use]
+    pub fn made_with(mut self, name: impl Into<String>, fingerprint: impl Into<String>) -> Self {
+        self.made_with.insert(name.into(), fingerprint.into());
+        self
+    }
+
     /// The objective with its model.
     pub fn into_objective(self) -> O {
         self.objective
@@ -140,38 +160,52 @@ impl<'a, O: Objective> Trainer<'a, O> {
             self.config.lora_plus_ratio,
             parameters,
         )?;
-        let mut state = self.fresh_state(train, valid)?;
+        let (mut state, examples) = self.fresh_state(train, valid)?;
         let mut files = match &self.folder {
             Some(folder) => Some(RunFiles::open(folder)?),
             None => None,
         };
         if let Some(files) = &mut files {
-            if let Some((folder, held)) = files.checkpoints.last()? {
-                if let Some(difference) = checkpoint::difference(&held, &state) {
-                    return Err(Error::OtherRun { path: folder, difference });
-                }
-                Checkpoints::restore(&folder, held.step, self.objective.model_mut(), &mut optimizer)?;
-                self.objective
-                    .state_mut()
-                    .map(|state| checkpoint::restore_state(&folder, state))
-                    .transpose()?;
-                files.cut_log(held.log_bytes)?;
-                if held.versions != state.versions {
-                    let (held, now) = (&held.versions, &state.versions);
-                    self.note(&format!(
-                        "the checkpoint is of {held}, this is {now}: the run may end in other last digits"
-                    ));
-                }
-                state = State { files: Vec::new(), versions: Versions::current(), ..held };
-                self.note(&format!("continuing after step {} of {}", state.step, self.config.steps));
-            } else {
-                files.begin_log()?;
-            }
+            state = self.take_up(files, state, &examples, &mut optimizer)?;
         }
         self.objective.model().trainable().set_trainable(true)?;
         let outcome = self.run(train, valid, &mut optimizer, &mut state, &mut files);
         self.objective.model().trainable().set_trainable(false)?;
         outcome
+    }
+
+    /// Fills everything from the last checkpoint that is whole; a run without one begins.
+    fn take_up(
+        &mut self,
+        files: &mut RunFiles,
+        state: State,
+        examples: &str,
+        optimizer: &mut AdamW,
+    ) -> Result<State> {
+        let Some(held) = files.checkpoints.last()? else {
+            files.begin(examples)?;
+            return Ok(state);
+        };
+        let first_other = |part: &str| data::first_other(&files.examples(), examples, part);
+        if let Some(difference) = checkpoint::difference(&held.state, &state, &first_other) {
+            return Err(Error::OtherRun { path: held.folder, difference });
+        }
+        for error in &held.damaged {
+            self.note(&format!("damaged, and not used: {error}; going back to the checkpoint before it"));
+        }
+        Checkpoints::restore(&held, self.objective.model_mut(), optimizer)?;
+        let objective = self.objective.state_mut();
+        objective.map(|state| checkpoint::restore_state(&held.folder, state)).transpose()?;
+        files.cut_log(held.state.log_lines)?;
+        if held.state.versions != state.versions {
+            let (held, now) = (&held.state.versions, &state.versions);
+            self.note(&format!(
+                "the checkpoint is of {held}, this is {now}: the run may end in other last digits"
+            ));
+        }
+        let state = State { versions: Versions::current(), ..held.state };
+        self.note(&format!("continuing after step {} of {}", state.step, self.config.steps));
+        Ok(state)
     }
 
     fn run(
@@ -191,16 +225,11 @@ impl<'a, O: Objective> Trainer<'a, O> {
         while state.step < self.config.steps && !state.stopped {
             if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 self.save(files, state, optimizer, &mut saved)?;
-                return Ok(Outcome {
-                    steps: state.step,
-                    end: End::Interrupted,
-                    best: state.best.clone(),
-                    evaluation,
-                });
+                return Ok(outcome(state, End::Interrupted, evaluation));
             }
             let step = state.step + 1;
             let items: Vec<&O::Item> = order.batch(step).iter().map(|&at| &train[at]).collect();
-            let record = self.step(step, &items, optimizer)?;
+            let record = self.step(step, &items, optimizer, state)?;
             state.step = step;
             if let Some(files) = files {
                 files.log_step(&record)?;
@@ -209,6 +238,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 observer.step(&record);
             }
             let last = step == self.config.steps;
+            let mut improved = false;
             if last || due(step, self.config.eval_every) {
                 evaluation = self.evaluate(valid, step)?;
                 let finite = |value: f64| value.is_finite().then_some(value);
@@ -217,13 +247,16 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 if let Some(files) = files {
                     files.log_evaluation(step, &evaluation)?;
                 }
-                if let Err(error) = self.watch(&evaluation, state, files) {
-                    // The steps are not lost with the measurement.
-                    self.save(files, state, optimizer, &mut saved)?;
-                    return Err(error);
+                match self.watch(&evaluation, state) {
+                    Ok(better) => improved = better,
+                    Err(error) => {
+                        // The steps are not lost with the measurement.
+                        self.save(files, state, optimizer, &mut saved)?;
+                        return Err(error);
+                    }
                 }
             }
-            if last || state.stopped || due(step, self.config.checkpoint_every) {
+            if last || improved || state.stopped || due(step, self.config.checkpoint_every) {
                 self.save(files, state, optimizer, &mut saved)?;
             }
         }
@@ -231,14 +264,55 @@ impl<'a, O: Objective> Trainer<'a, O> {
         if let (Some(best), Some(files)) = (&state.best, &files)
             && best.step != state.step
         {
-            checkpoint::read_weights(&files.best(), self.objective.model_mut().trainable_mut())?;
+            files.checkpoints.restore_weights(best.step, self.objective.model_mut())?;
         }
-        Ok(Outcome { steps: state.step, end, best: state.best.clone(), evaluation })
+        Ok(outcome(state, end, evaluation))
     }
 
-    /// One optimiser step over its micro-batches.
-    fn step(&mut self, step: u64, items: &[&O::Item], optimizer: &mut AdamW) -> Result<StepRecord> {
+    /// One optimiser step, or the record of one that is skipped.
+    fn step(
+        &mut self,
+        step: u64,
+        items: &[&O::Item],
+        optimizer: &mut AdamW,
+        state: &mut State,
+    ) -> Result<StepRecord> {
         let began = Instant::now();
+        let taken = self.update(step, items, optimizer);
+        let mut record = match taken {
+            Err(Error::NonFinite { what, value, rows, .. })
+                if state.skipped < self.config.skip_non_finite =>
+            {
+                state.skipped += 1;
+                let reason = format!("the {what} is {value}, in rows {rows}");
+                let (skipped, allowed) = (state.skipped, self.config.skip_non_finite);
+                self.note(&format!("step {step} is skipped, number {skipped} of {allowed}: {reason}"));
+                StepRecord { skipped: Some(reason), ..self.record(step, items) }
+            }
+            other => other?,
+        };
+        self.objective.after_step(step)?;
+        record.seconds = began.elapsed().as_secs_f64();
+        Ok(record)
+    }
+
+    /// The record of a step of which nothing is known.
+    fn record(&self, step: u64, items: &[&O::Item]) -> StepRecord {
+        StepRecord {
+            step,
+            steps: self.config.steps,
+            loss: f64::NAN,
+            learning_rate: self.config.rate_at(step),
+            grad_norm: f64::NAN,
+            tokens: items.iter().map(|item| self.objective.tokens(item)).sum(),
+            seconds: 0.0,
+            values: Vec::new(),
+            skipped: None,
+        }
+    }
+
+    /// Computes a step over its micro-batches, and updates the weights.
+    fn update(&mut self, step: u64, items: &[&O::Item], optimizer: &mut AdamW) -> Result<StepRecord> {
         let ids = |items: &[&O::Item]| {
             items.iter().map(|item| self.objective.id(item)).collect::<Vec<_>>().join(", ")
         };
@@ -283,19 +357,11 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
         // The 1e-6 is torch's, in clip_grad_norm_.
         let scale = self.config.max_grad_norm.map_or(1.0, |limit| (limit / (grad_norm + 1e-6)).min(1.0));
-        let learning_rate = self.config.rate_at(step);
-        optimizer.step(self.objective.model_mut().trainable_mut(), &gradients, scale, learning_rate)?;
-        self.objective.after_step(step)?;
-        Ok(StepRecord {
-            step,
-            steps: self.config.steps,
-            loss,
-            learning_rate,
-            grad_norm,
-            tokens: items.iter().map(|item| self.objective.tokens(item)).sum(),
-            seconds: began.elapsed().as_secs_f64(),
-            values: means.values().map(|(name, value)| (name.to_owned(), value)).collect(),
-        })
+        let values = means.values().map(|(name, value)| (name.to_owned(), value)).collect();
+        let record = StepRecord { loss, grad_norm, values, ..self.record(step, items) };
+        let parameters = self.objective.model_mut().trainable_mut();
+        optimizer.step(parameters, &gradients, scale, record.learning_rate)?;
+        Ok(record)
     }
 
     /// libtorch draws dropout from one generator of the whole process, so two trainings take turns between seeding it and
@@ -334,9 +400,9 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(values)
     }
 
-    /// Early stopping: notes an improvement and keeps its weights, or counts towards the end.
-    fn watch(&self, values: &[(String, f64)], state: &mut State, files: &Option<RunFiles>) -> Result<()> {
-        let Some(stopping) = &self.config.early_stopping else { return Ok(()) };
+    /// Early stopping: notes an improvement, whose checkpoint is kept, or counts towards the end. Says whether it is one.
+    fn watch(&self, values: &[(String, f64)], state: &mut State) -> Result<bool> {
+        let Some(stopping) = &self.config.early_stopping else { return Ok(false) };
         let Some(&(_, value)) = values.iter().find(|(name, _)| *name == stopping.metric) else {
             let known: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
             let reason = format!("nothing measures `{}`; there is {}", stopping.metric, known.join(", "));
@@ -351,14 +417,11 @@ impl<'a, O: Objective> Trainer<'a, O> {
         });
         if improved {
             state.best = Some(Best { step: state.step, value, since: 0 });
-            if let Some(files) = files {
-                checkpoint::write_weights(&files.best(), self.objective.model().trainable())?;
-            }
         } else if let Some(best) = &mut state.best {
             best.since += 1;
             state.stopped = best.since >= stopping.patience;
         }
-        Ok(())
+        Ok(improved)
     }
 
     fn save(
@@ -372,10 +435,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
         if *saved == state.step && state.step > 0 {
             return Ok(());
         }
-        state.log_bytes = files.log_bytes()?;
+        state.log_lines = files.log_lines();
         state.model = self.objective.model().fingerprint()?;
         files.checkpoints.save(
-            state.clone(),
+            state,
             self.objective.model(),
             self.objective.state(),
             optimizer,
@@ -385,30 +448,27 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(())
     }
 
-    fn fresh_state(&self, train: &[O::Item], valid: &[O::Item]) -> Result<State> {
-        let mut hash = Sha256::new();
-        for part in [train, valid] {
-            hash.update((part.len() as u64).to_le_bytes());
-            for item in part {
-                self.objective.digest(item, &mut |bytes| hash.update(bytes));
-            }
-        }
+    /// The state of a run that has made no step, and what its examples are known by.
+    fn fresh_state(&self, train: &[O::Item], valid: &[O::Item]) -> Result<(State, String)> {
+        let (data, examples) = data::describe(&self.objective, train, valid);
         let start = self.objective.model().fingerprint()?;
-        Ok(State {
+        let state = State {
             format: FORMAT,
             step: 0,
+            skipped: 0,
             config: self.config.clone(),
             objective: self.objective.describe(),
-            data: checkpoint::hex(&hash.finalize()),
+            data,
+            made_with: self.made_with.clone(),
             model: start.clone(),
             start,
             evaluation: Vec::new(),
             best: None,
-            log_bytes: 0,
+            log_lines: 0,
             stopped: false,
             versions: Versions::current(),
-            files: Vec::new(),
-        })
+        };
+        Ok((state, examples))
     }
 
     fn note(&mut self, text: &str) {
@@ -456,94 +516,10 @@ fn in_rows<O: Objective>(objective: &O, place: &str, items: &[&O::Item], error: 
     Error::Rows { place: place.to_owned(), rows, error: Box::new(error) }
 }
 
+fn outcome(state: &State, end: End, evaluation: Vec<(String, f64)>) -> Outcome {
+    Outcome { steps: state.step, skipped: state.skipped, end, best: state.best.clone(), evaluation }
+}
+
 fn due(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
-}
-
-/// The files of a run.
-#[derive(Debug)]
-struct RunFiles {
-    folder: PathBuf,
-    log: std::fs::File,
-    checkpoints: Checkpoints,
-    /// Held for as long as the run goes on; the system lets go of it when the process ends.
-    _lock: std::fs::File,
-}
-
-impl RunFiles {
-    fn open(folder: &Path) -> Result<Self> {
-        let lock_path = folder.join(".lock");
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let lock = std::fs::File::create(&lock_path).map_err(Error::io(&lock_path))?;
-        match lock.try_lock() {
-            // A file system without locks is no reason not to train.
-            Ok(()) | Err(std::fs::TryLockError::Error(_)) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::InUse { path: folder.to_path_buf() });
-            }
-        }
-        let checkpoints = Checkpoints::open(folder.join("checkpoints"))?;
-        let path = folder.join("log.jsonl");
-        let log =
-            std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        Ok(Self { folder: folder.to_path_buf(), log, checkpoints, _lock: lock })
-    }
-
-    fn best(&self) -> PathBuf {
-        self.folder.join("best.safetensors")
-    }
-
-    /// Empties the log of a run that was killed before its first checkpoint.
-    fn begin_log(&mut self) -> Result<()> {
-        let path = self.folder.join("log.jsonl");
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let ours = serde_json::from_slice::<serde_json::Value>(first).is_ok_and(|line| line["step"].is_u64());
-        // A line that a kill left unfinished is ours too.
-        if !first.is_empty() && !ours && !first.starts_with(b"{\"") {
-            let reason = "is no log of a training; move it away, or train in another folder".to_owned();
-            return Err(Error::Checkpoint { path, reason });
-        }
-        self.cut_log(0)
-    }
-
-    /// Cuts off what a killed run logged after its last checkpoint.
-    fn cut_log(&mut self, bytes: u64) -> Result<()> {
-        let path = self.folder.join("log.jsonl");
-        if self.log_bytes()? > bytes {
-            self.log.set_len(bytes).map_err(Error::io(&path))?;
-        }
-        Ok(())
-    }
-
-    fn log_bytes(&self) -> Result<u64> {
-        Ok(self.log.metadata().map_err(Error::io(self.folder.join("log.jsonl")))?.len())
-    }
-
-    fn log_step(&mut self, record: &StepRecord) -> Result<()> {
-        let mut line = serde_json::json!({
-            "step": record.step,
-            "loss": record.loss,
-            "learning_rate": record.learning_rate,
-            "grad_norm": record.grad_norm,
-            "tokens": record.tokens,
-            "seconds": record.seconds,
-        });
-        for (name, value) in &record.values {
-            line[name.as_str()] = (*value).into();
-        }
-        self.write(&line)
-    }
-
-    fn log_evaluation(&mut self, step: u64, values: &[(String, f64)]) -> Result<()> {
-        let mut line = serde_json::json!({ "step": step });
-        for (name, value) in values {
-            line[name.as_str()] = (*value).into();
-        }
-        self.write(&line)
-    }
-
-    fn write(&mut self, line: &serde_json::Value) -> Result<()> {
-        writeln!(self.log, "{line}").map_err(Error::io(self.folder.join("log.jsonl")))
-    }
 }

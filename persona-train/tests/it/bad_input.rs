@@ -40,30 +40,26 @@ fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
         fit(folder.path(), TrainConfig { learning_rate: 0.5, ..config(4) }, &examples(8)).unwrap_err();
     assert!(error.to_string().contains("`learning_rate` was 0.01 and is now 0.5"), "{error}");
     let error = fit(folder.path(), config(4), &examples(9)).unwrap_err();
-    assert!(error.to_string().contains("examples are others"), "{error}");
+    let error = error.to_string();
+    let (counts, place) =
+        ("training examples are others", "8 then, 9 now; the first that differs is number 9");
+    assert!(
+        error.contains(counts) && error.contains(place) && error.contains("none then, `e8` now"),
+        "{error}"
+    );
+    let mut changed = examples(8);
+    changed[3].target[0] += 1;
+    let error = fit(folder.path(), config(4), &changed).unwrap_err().to_string();
+    assert!(error.contains("number 4: `e3` then, `e3` now"), "{error}");
+    let trainer = Trainer::new(NextToken::new(tiny(0.0)), config(4)).unwrap().in_folder(folder.path());
+    let error = trainer.made_with("tokenizer", "abc").fit(&examples(8), &[]).unwrap_err().to_string();
+    assert!(error.contains("the tokenizer was not said and is now abc"), "{error}");
     let mut other = tiny(0.0);
     let _ = other.parameters_mut().flat_mut().narrow(0, 0, 1).fill_(0.5);
     let trainer = Trainer::new(NextToken::new(other), config(4)).unwrap();
     let error = trainer.in_folder(folder.path()).fit(&examples(8), &[]).unwrap_err();
     assert!(error.to_string().contains("began with is another"), "{error}");
     assert_eq!(before, all_files(folder.path()), "nothing was touched");
-}
-
-#[test]
-fn damaged_checkpoints_are_recognised() {
-    let folder = tempfile::tempdir().unwrap();
-    fit(folder.path(), config(4), &examples(8)).unwrap();
-    let checkpoint = folder.path().join("checkpoints/step-00000004");
-    let file = checkpoint.join("weights.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
-    let error = fit(folder.path(), config(4), &examples(8)).unwrap_err();
-    assert!(matches!(error, Error::Checkpoint { .. }) && error.to_string().contains("SHA-256"), "{error}");
-    std::fs::write(checkpoint.join("state.json"), "{\"format\": 1").unwrap();
-    let error = fit(folder.path(), config(4), &examples(8)).unwrap_err();
-    assert!(matches!(error, Error::Checkpoint { .. }) && error.to_string().contains("state.json"), "{error}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod parity;
 
 mod adapters;
 mod bad_input;
+mod damage;
+mod non_finite;
 mod optimizer;
 mod resume;
 mod seq2seq;

@@ -26,13 +26,20 @@ fn run(folder: &Path, config: TrainConfig, stop: Option<u64>) -> End {
     trainer.fit(&examples(20), &examples(6)).unwrap().end
 }
 
-/// Whether the last checkpoints of two runs hold the same bytes.
+/// Whether the last checkpoints of two runs hold the same bytes, in every file.
 fn same_end(a: &Path, b: &Path) -> bool {
-    ["weights.safetensors", "optimizer.safetensors"].iter().all(|file| {
-        let read =
-            |folder: &Path| std::fs::read(folder.join("checkpoints/step-00000017").join(file)).unwrap();
-        read(a) == read(b)
-    })
+    let files = |folder: &Path| {
+        let folder = folder.join("checkpoints/step-00000017");
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    assert_eq!(files(a).len(), 4);
+    files(a) == files(b)
 }
 
 /// The log without what a clock measured.

@@ -84,6 +84,7 @@ fn early_stopping_ends_the_run_and_keeps_the_best_weights() {
     let config = TrainConfig {
         eval_every: 2,
         early_stopping: Some(EarlyStopping { metric: "score".into(), better: Better::Higher, patience: 2 }),
+        keep_checkpoints: 1,
         ..config(40)
     };
     let mut scores = Scores(vec![0.1, 0.3, 0.3, 0.2]);
@@ -94,6 +95,12 @@ fn early_stopping_ends_the_run_and_keeps_the_best_weights() {
     let outcome = trainer.fit(&examples(20), &[]).unwrap();
     assert_eq!((outcome.end, outcome.steps, outcome.best.unwrap().step), (End::EarlyStopped, 8, 4));
     let best = weights(trainer.into_objective().model());
+    let mut held: Vec<_> = std::fs::read_dir(folder.path().join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    held.sort();
+    assert_eq!(held, ["step-00000004", "step-00000008"], "the best one and the last one");
 
     let mut until_best = Trainer::new(
         NextToken::new(tiny(0.0)),
