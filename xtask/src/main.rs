@@ -12,6 +12,7 @@ mod outside;
 mod prerequisites;
 mod run;
 mod setup;
+mod stress;
 mod test;
 mod workspace;
 
@@ -36,6 +37,8 @@ usage: cargo xtask COMMAND [ARGUMENTS]
              --peers [FILE]  instead the text metrics beside the Python packages, on the replies of a
                              PERSONA-CHAT file; needs a network once, further arguments as compare.py has them
              --peers models PAIRS  training and decoding beside TRL and transformers, on a file of pairs
+  stress   setup, then a small training that is killed 50 times, damaged and starved of disk: it must end in
+           the same bytes as one that was left alone; --kills N, --steps N, --seed N
   doctor   versions, libtorch, CUDA, disk room, and what to do about what is missing
 
 variables: LIBTORCH       a libtorch to use instead of the fetched one (absolute path)
@@ -50,6 +53,7 @@ enum Call {
     Test(Vec<String>),
     Outside,
     Bench(Vec<String>),
+    Stress(stress::Options),
     Doctor,
     Help,
 }
@@ -70,6 +74,7 @@ impl Call {
             "demo" => Ok(Self::Demo(rest)),
             "test" => Ok(Self::Test(rest)),
             "bench" => Ok(Self::Bench(rest)),
+            "stress" => stress::Options::parse(&rest).map(Self::Stress),
             "help" | "--help" | "-h" => Ok(Self::Help),
             other => Err(format!("no command `{other}`\n\n{USAGE}")),
         }
@@ -96,6 +101,10 @@ impl Call {
             Self::Demo(extra) => {
                 setup::ensure(&workspace, &Options::default())?;
                 run::demo(&workspace, &extra)
+            }
+            Self::Stress(options) => {
+                setup::ensure(&workspace, &Options::default())?;
+                stress::run(&workspace, &options)
             }
             Self::Bench(extra) => {
                 setup::ensure(&workspace, &Options::default())?;
