@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 use persona_align::{
-    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, read_pairs, reference_log_probs, write_pairs,
+    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, ReplyJudge, read_pairs, reference_log_probs,
+    write_pairs,
 };
 use persona_data::{EncodedPair, Example, ExampleEncoder, Highlight, OverlapLabeller, PromptKind};
 use persona_infer::{DecodeConfig, TextGenerator};
+use persona_metrics::PersonaJudge;
 use persona_model::{CausalLm, Gpt2};
 use persona_train::evaluate;
 
@@ -59,6 +61,33 @@ pub fn build(
         Ok(report)
     })?;
     Ok((read_pairs(&path)?, report))
+}
+
+/// A judge of personas as a judge of replies, for [`PairBuilder::worst_of`]: the sum of its judgements over the
+/// descriptions, as in C.score.
+#[derive(Debug)]
+pub struct ByPersona<J>(pub J);
+
+impl<J: PersonaJudge> ReplyJudge for ByPersona<J> {
+    fn scores(
+        &self,
+        replies: &[(&Example, &str)],
+    ) -> Result<Vec<f64>, Box<dyn std::error::Error + Send + Sync>> {
+        let questions: Vec<(&str, &str)> = replies
+            .iter()
+            .flat_map(|(example, reply)| {
+                example.persona.iter().map(move |description| (description.as_str(), *reply))
+            })
+            .collect();
+        let judgements = self.0.judge(&questions)?;
+        let mut left = judgements.as_slice();
+        let sums = replies.iter().map(|(example, _)| {
+            let (now, later) = left.split_at(example.persona.len().min(left.len()));
+            left = later;
+            now.iter().map(|judgement| judgement.value() as f64).sum()
+        });
+        Ok(sums.collect())
+    }
 }
 
 /// Gold replies against gold replies of other personas: for each example the persona of another dialogue is drawn, and
@@ -153,7 +182,40 @@ pub fn reward_accuracy(
 
 #[cfg(test)]
 mod tests {
+    use persona_metrics::Judgement;
+
     use super::*;
+
+    /// Finds that a reply follows from what it holds a word of, and contradicts the rest.
+    struct Words;
+
+    impl PersonaJudge for Words {
+        fn name(&self) -> String {
+            "words".into()
+        }
+
+        fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, persona_metrics::ModelError> {
+            let follows = |(description, reply): &(&str, &str)| {
+                if reply.contains(description) { Judgement::Entailment } else { Judgement::Contradiction }
+            };
+            Ok(pairs.iter().map(follows).collect())
+        }
+    }
+
+    #[test]
+    fn a_judge_of_personas_scores_replies_by_the_sum() {
+        let example = |persona: &[&str]| Example {
+            id: "a#0".into(),
+            persona: persona.iter().map(ToString::to_string).collect(),
+            history: Vec::new(),
+            response: "x".into(),
+            relevant: None,
+            candidates: Vec::new(),
+        };
+        let (two, none) = (example(&["dog", "cat"]), example(&[]));
+        let replies = [(&two, "my dog"), (&none, "dog"), (&two, "a dog and a cat"), (&two, "no")];
+        assert_eq!(ByPersona(Words).scores(&replies).unwrap(), [0.0, 0.0, 2.0, -2.0]);
+    }
 
     #[test]
     fn a_dialogue_is_called_by_everything_before_the_turn() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use persona_align::{PreferenceLoss, reference_log_probs};
+use persona_align::{PreferenceLoss, reference_log_probs_of};
 use persona_data::{
     BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptKind, PromptSet,
     SpecialTokens, Task, TextTokenizer,
@@ -203,12 +203,9 @@ impl PalPath<'_> {
         let precision = stage1.precision();
         stage1.set_precision(recipe.align.train.precision);
         let score = |name: &str, pairs| {
-            reference_log_probs(
-                &stage1,
-                pairs,
-                batch,
-                Some(&self.workspace.path(&pairs::reference_file(name))),
-            )
+            let cache = self.workspace.path(&pairs::reference_file(name));
+            let tokenizer = self.encoder.tokenizer().fingerprint();
+            reference_log_probs_of(&stage1, pairs, batch, &cache, &tokenizer)
         };
         let referenced = score("pairs", pairs)?;
         let valid = score("held_out_pairs", held_out.clone())?;

@@ -81,7 +81,9 @@ pub enum Error {
 
     /// A line of a file of pairs is not a pair.
     #[cfg(feature = "pairs")]
-    #[error("{path}:{line}: {source}; a line holds {{\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}}")]
+    #[error(
+        "{path}:{line}: {source}; a line holds {{\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}}, each a text or a list of messages"
+    )]
     Line {
         /// The file.
         path: std::path::PathBuf,
@@ -114,6 +116,11 @@ pub enum Error {
     #[cfg(feature = "pairs")]
     #[error("generating replies: {0}")]
     Generator(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// The judge of replies failed, gave another number of scores than it was asked for, or one that is not finite.
+    #[cfg(feature = "pairs")]
+    #[error("judging replies: {0}")]
+    Judge(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// The examples could not be turned into prompts.
     #[cfg(feature = "pairs")]

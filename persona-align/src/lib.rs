@@ -54,11 +54,14 @@ pub use loss_type::LossType;
 pub use losses::Divergence;
 pub use metrics::{Metric, PreferenceMetrics};
 #[cfg(feature = "pairs")]
-pub use pairs::{Pair, PairBuilder, PairOptions, PairReport, read_pairs, write_pairs};
+pub use pairs::{
+    ConversationPair, Judged, Pair, PairBuilder, PairOptions, PairReport, PreferenceRecord, RejectedFrom,
+    ReplyJudge, read_pairs, read_preferences, write_pairs, write_preferences,
+};
 #[cfg(feature = "trainer")]
 pub use preference::{PairItem, Preference};
 #[cfg(feature = "trainer")]
-pub use reference::{LiveReference, Reference, ReferencedPair, reference_log_probs};
+pub use reference::{LiveReference, Reference, ReferencedPair, reference_log_probs, reference_log_probs_of};
 pub use reference_free::ReferenceFreeLoss;
 pub use statistics::TokenStatistics;
 pub use unpaired::{UnpairedLogProbs, UnpairedLoss, UnpairedOutput};

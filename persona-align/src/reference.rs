@@ -67,6 +67,31 @@ pub fn reference_log_probs(
     micro_batch_size: usize,
     cache: Option<&Path>,
 ) -> Result<Vec<ReferencedPair>> {
+    referenced(reference, pairs, micro_batch_size, cache.map(|path| Cache { path, tokenizer: None }))
+}
+
+/// As [`reference_log_probs`] with a cache file that remembers the tokenizer too, by a fingerprint such as
+/// `TextTokenizer::fingerprint` of persona-data: it is refused for another one, also where the tokens happen to be the
+/// same.
+///
+/// # Errors
+/// As [`reference_log_probs`].
+pub fn reference_log_probs_of(
+    reference: &dyn CausalLm,
+    pairs: Vec<EncodedPair>,
+    micro_batch_size: usize,
+    cache: &Path,
+    tokenizer: &str,
+) -> Result<Vec<ReferencedPair>> {
+    referenced(reference, pairs, micro_batch_size, Some(Cache { path: cache, tokenizer: Some(tokenizer) }))
+}
+
+fn referenced(
+    reference: &dyn CausalLm,
+    pairs: Vec<EncodedPair>,
+    micro_batch_size: usize,
+    cache: Option<Cache<'_>>,
+) -> Result<Vec<ReferencedPair>> {
     let sums = cached(reference, &pairs, micro_batch_size, cache, digest, |part| {
         let batch = batch_of(part.iter(), reference)?;
         let log_probs = batch.log_probs(reference, false)?.f_to_device(Device::Cpu)?;
@@ -93,12 +118,19 @@ pub fn reference_log_probs(
 /// Hands everything of an item that the numbers depend on to a hash.
 type DigestOf<T> = fn(&T, &mut dyn FnMut(&[u8]));
 
+/// A file of log-probabilities, and what is known of the tokenizer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cache<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) tokenizer: Option<&'a str>,
+}
+
 /// K numbers for each item, computed in parts, or read from the cache.
 pub(crate) fn cached<T, const K: usize>(
     reference: &dyn CausalLm,
     items: &[T],
     micro_batch_size: usize,
-    cache: Option<&Path>,
+    cache: Option<Cache<'_>>,
     digest: DigestOf<T>,
     compute: impl Fn(&[T]) -> Result<Vec<f32>>,
 ) -> Result<Vec<[f32; K]>> {
@@ -106,18 +138,21 @@ pub(crate) fn cached<T, const K: usize>(
         return Ok(Vec::new());
     }
     let _no_grad = tch::no_grad_guard();
-    let fingerprint = fingerprint(reference, items, digest)?;
-    let sums = match cache.filter(|path| path.exists()) {
-        Some(path) => read_cache(path, &fingerprint, [items.len() as i64, K as i64])?,
+    let made_of = match cache {
+        Some(cache) => made_of(reference, items, digest, cache.tokenizer)?,
+        None => Vec::new(),
+    };
+    let sums = match cache.filter(|cache| cache.path.exists()) {
+        Some(cache) => read_cache(cache.path, &made_of, [items.len() as i64, K as i64])?,
         None => {
             let mut sums: Vec<f32> = Vec::with_capacity(K * items.len());
             for part in items.chunks(micro_batch_size.max(1)) {
                 sums.extend(compute(part)?);
             }
-            if let Some(path) = cache {
+            if let Some(cache) = cache {
                 let tensor = Tensor::f_from_slice(&sums)?.f_view([-1, K as i64])?;
                 let tensors = [("sums".to_owned(), tensor)];
-                persona_model::write_tensors(path, &tensors, &[("fingerprint", fingerprint)])?;
+                persona_model::write_tensors(cache.path, &tensors, &made_of)?;
             }
             sums
         }
@@ -125,25 +160,44 @@ pub(crate) fn cached<T, const K: usize>(
     Ok(sums.as_chunks::<K>().0.to_vec())
 }
 
-fn read_cache(path: &Path, fingerprint: &str, shape: [i64; 2]) -> Result<Vec<f32>> {
+fn read_cache(path: &Path, made_of: &[(&str, String)], shape: [i64; 2]) -> Result<Vec<f32>> {
     let refuse = |reason: String| Error::Reference { path: path.to_path_buf(), reason };
     let (tensors, metadata) = persona_model::read_tensors(path)?;
-    if metadata.get("fingerprint").map(String::as_str) != Some(fingerprint) {
-        return Err(refuse("these log-probabilities are of another model or of other pairs".to_owned()));
+    let mut differences = Vec::new();
+    for (what, now) in made_of {
+        match metadata.get(*what) {
+            Some(held) if held == now => {}
+            Some(held) => differences.push(format!("the {what} was {held} and is now {now}")),
+            None => differences.push(format!("it does not say its {what}")),
+        }
+    }
+    if !differences.is_empty() {
+        return Err(refuse(format!("these log-probabilities are of others: {}", differences.join(", "))));
     }
     let sums = tensors.get("sums").filter(|sums| sums.size() == shape);
     let sums = sums.ok_or_else(|| refuse(format!("holds no `sums` of {} values an example", shape[1])))?;
     Ok(Vec::<f32>::try_from(sums.f_view([-1])?)?)
 }
 
-/// A hash of the reference's weights, active adapter and precision, and of the items' tokens.
-fn fingerprint<T>(reference: &dyn CausalLm, items: &[T], digest: DigestOf<T>) -> Result<String> {
+/// What log-probabilities are made of: the reference's weights, active adapter and precision, the items' tokens, and the
+/// tokenizer where it is known.
+fn made_of<T>(
+    reference: &dyn CausalLm,
+    items: &[T],
+    digest: DigestOf<T>,
+    tokenizer: Option<&str>,
+) -> Result<Vec<(&'static str, String)>> {
     let mut hash = Sha256::new();
-    hash.update(format!("{:?} {}", reference.precision(), reference.fingerprint()?));
     for item in items {
         digest(item, &mut |bytes| hash.update(bytes));
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    let data: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut made_of = vec![
+        ("model", format!("{} {:?}", reference.fingerprint()?, reference.precision())),
+        ("data", format!("{} items {data}", items.len())),
+    ];
+    made_of.extend(tokenizer.map(|tokenizer| ("tokenizer", tokenizer.to_owned())));
+    Ok(made_of)
 }
 
 /// The pair's tokens as bytes.

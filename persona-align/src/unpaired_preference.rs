@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::losses;
 use crate::preference::{means, objective_error};
-use crate::reference::{cached, digest_ids};
+use crate::reference::{Cache, cached, digest_ids};
 use crate::unpaired::UnpairedLoss;
 
 /// A reply that is desirable or not, as token ids. What is scored is all of `reply`, after `prompt`.
@@ -83,6 +83,7 @@ pub fn unpaired_reference_log_probs(
             mismatched_log_prob: 0.0,
         })
         .collect();
+    let cache = cache.map(|path| Cache { path, tokenizer: None });
     let sums: Vec<[f32; 2]> = cached(reference, &referenced, micro_batch_size, cache, digest, |part| {
         let mut builder = TargetBatchBuilder::default();
         for item in part {

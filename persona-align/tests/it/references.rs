@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use persona_align::{
     Error, LabelledReply, LiveReference, LossType, PreferenceLoss, Reference, ReferenceFreeLoss,
-    ReferencedPair, UnpairedLoss, reference_log_probs, unpaired_reference_log_probs,
+    ReferencedPair, UnpairedLoss, reference_log_probs, reference_log_probs_of, unpaired_reference_log_probs,
 };
 use persona_model::{AdapterId, Gpt2, LoraConfig, Model, Precision};
 use persona_train::{Objective, Observer, StepRecord, TrainConfig, Trainer, evaluate};
@@ -69,6 +69,34 @@ fn stage_1_s_adapter_is_the_reference_of_stage_2_and_the_base_is_another() {
     let mut gone = trainer.into_objective().into_model();
     gone.adapters_mut().remove(stage1).unwrap();
     assert!(matches!(of(Reference::Adapter(stage1), &mut gone, None), Err(Error::Model(_))));
+}
+
+#[test]
+fn kept_log_probs_are_refused_with_what_is_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("reference.safetensors");
+    let of = |model: &Gpt2, count: usize, tokenizer: &str| {
+        let pairs = pairs().into_iter().take(count).collect();
+        reference_log_probs_of(model, pairs, 4, &cache, tokenizer).map_err(|error| error.to_string())
+    };
+    let first = of(&tiny(), 6, "tokenizer-a").unwrap();
+    assert_eq!(of(&tiny(), 6, "tokenizer-a").unwrap(), first);
+    let bytes = std::fs::read(&cache).unwrap();
+    let error = of(&tiny(), 6, "tokenizer-b").unwrap_err();
+    assert!(error.contains("tokenizer was tokenizer-a and is now tokenizer-b"), "{error}");
+    assert!(!error.contains("the model") && !error.contains("the data"), "{error}");
+    let error = of(&tiny(), 5, "tokenizer-a").unwrap_err();
+    assert!(error.contains("the data was 6 items") && error.contains("is now 5 items"), "{error}");
+    let mut other = tiny();
+    let _ = other.parameters_mut().flat_mut().narrow(0, 0, 300).fill_(0.1);
+    let error = of(&other, 6, "tokenizer-a").unwrap_err();
+    assert!(error.contains("the model was") && error.contains("remove the file"), "{error}");
+    assert_eq!(std::fs::read(&cache).unwrap(), bytes, "left as it is");
+    // A cache that was kept without a word of the tokenizer.
+    std::fs::remove_file(&cache).unwrap();
+    reference_log_probs(&tiny(), pairs(), 4, Some(&cache)).unwrap();
+    let error = of(&tiny(), pairs().len(), "tokenizer-a").unwrap_err();
+    assert!(error.contains("does not say its tokenizer"), "{error}");
 }
 
 #[test]
