@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! cargo run --release -p persona-examples --example pal -- --config examples/recipes/demo.toml
+//! cargo run --release -p persona-examples --example pal -- --config examples/recipes/gpt2.toml --dry-run
 //! ```
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
+use persona_examples::dry_run::DryRun;
 use persona_examples::pipeline::{self, Run};
 use persona_examples::process;
 use persona_examples::progress::{INTERRUPTED, Interrupt};
@@ -23,12 +25,19 @@ struct Arguments {
     /// Remove what an earlier run made in the recipe's folder, once recipe, data and model are read.
     #[arg(long)]
     fresh: bool,
+    /// Train nothing and write nothing: check the recipe, and say what its trainings would take.
+    #[arg(long, conflicts_with = "fresh")]
+    dry_run: bool,
 }
 
 fn main() -> Result<()> {
     process::bound_memory();
     let arguments = Arguments::parse();
     let (recipe, text) = Recipe::load(&arguments.config)?;
+    if arguments.dry_run {
+        println!("{}", DryRun::of(&recipe, &text)?);
+        return Ok(());
+    }
     let start = if arguments.fresh { Start::Fresh } else { Start::Continue };
     let interrupt = Interrupt::install()?;
     match pipeline::run(&recipe, &text, start, &interrupt)? {

@@ -1,6 +1,7 @@
 //! The programs' shared parts: recipes, the PAL path, its progress and its report.
 
 pub mod data;
+pub mod dry_run;
 pub mod evaluate;
 pub mod pairs;
 pub mod pipeline;

@@ -41,13 +41,20 @@ pub enum Run {
 /// The first of any part; what was finished before stays.
 pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> Result<Run> {
     let began = Instant::now();
+    if let ModelRecipe::Folder { chat, lora, .. } = &recipe.model {
+        ensure!(
+            chat.is_none() && lora.is_none(),
+            "`model.chat` and `model.lora`: this program trains a GPT-2 whole; such a recipe is for --dry-run, and for \
+             programs on persona-train and persona-align, which train adapters"
+        );
+    }
     Workspace::check(&recipe.out, text, start)?;
     let device = persona_model::device(&recipe.device)?;
     let prompts = prompt_set(&recipe.prompts)?;
     let mut data = data::load(recipe)?;
     let (tokenizer, given, positions, workspace);
     match &recipe.model {
-        ModelRecipe::Folder { folder } => {
+        ModelRecipe::Folder { folder, .. } => {
             tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
             let (model, report) = Gpt2::load(folder, device, Kind::Float)?;
             tokenizer.check_vocabulary(model.limits().vocabulary)?;
@@ -94,7 +101,7 @@ fn open(recipe: &Recipe, text: &str, start: Start, data: &Data) -> Result<Worksp
 }
 
 /// The shipped set of a name, or a set of the user's own.
-fn prompt_set(name: &str) -> Result<PromptSet> {
+pub(crate) fn prompt_set(name: &str) -> Result<PromptSet> {
     if Path::new(name).extension().is_some() {
         return Ok(PromptSet::from_file(name)?);
     }
@@ -241,7 +248,7 @@ impl PalPath<'_> {
         if let Some(model) = self.given.take() {
             return Ok(model);
         }
-        if let ModelRecipe::Folder { folder } = &self.recipe.model {
+        if let ModelRecipe::Folder { folder, .. } = &self.recipe.model {
             return Ok(Gpt2::load(folder, self.device, Kind::Float)?.0);
         }
         let tokenizer = self.encoder.tokenizer();

@@ -75,6 +75,19 @@ impl Recipe {
             ensure!(value > 0.0 && value.is_finite(), "`{key}` is {value}; it must be above 0 and finite");
         }
         self.decode.validate().context("`decode`")?;
+        if let Some(expect) = &self.expect {
+            let lengths = [("selection", expect.selection), ("generation", expect.generation)];
+            for (name, lengths) in lengths {
+                let sensible = lengths.prompt > 0.0
+                    && lengths.target > 0.0
+                    && lengths.prompt + lengths.target <= lengths.longest as f64;
+                ensure!(
+                    sensible,
+                    "`expect.{name}`: prompt and target are above 0, and together at most `longest`"
+                );
+            }
+            ensure!(expect.train > 0 && expect.pairs > 0, "`expect.train` and `expect.pairs` are above 0");
+        }
         for (key, count) in [
             ("align.examples", self.align.examples),
             ("report.test_examples", self.report.test_examples),
@@ -104,7 +117,7 @@ impl Recipe {
         let mut read = vec![("data.train", data.train.as_path()), ("prompts", Path::new(&self.prompts))];
         read.extend(data.valid.iter().map(|path| ("data.valid", path.as_path())));
         read.extend(data.test.iter().map(|path| ("data.test", path.as_path())));
-        if let ModelRecipe::Folder { folder } = &self.model {
+        if let ModelRecipe::Folder { folder, .. } = &self.model {
             read.push(("model.folder", folder));
         }
         for (key, path) in read {

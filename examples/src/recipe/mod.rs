@@ -1,6 +1,7 @@
 //! A run as a TOML file.
 
 mod check;
+mod model;
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use persona_align::PairOptions;
 use persona_data::{ExampleOptions, Format, Target};
 use persona_infer::{DecodeConfig, Strategy};
-use persona_model::Gpt2Config;
 use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 pub use check::EVALUATED;
+pub use model::{LoraRecipe, ModelRecipe, PublishedShape};
 
 /// Everything that a run of the PAL path follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,35 @@ pub struct Recipe {
     pub decode: DecodeConfig,
     /// What is measured and shown.
     pub report: ReportRecipe,
+    /// What the data hold, for a dry run where they are not at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expected>,
+}
+
+/// What the data hold, for a dry run where they are not at hand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Training examples, each of which is trained on once a task.
+    pub train: usize,
+    /// Examples of Valid#1, each of which makes a pair.
+    pub pairs: usize,
+    /// Selection examples in tokens.
+    pub selection: Lengths,
+    /// Generation examples in tokens.
+    pub generation: Lengths,
+}
+
+/// Lengths of examples in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lengths {
+    /// The mean of the prompts.
+    pub prompt: f64,
+    /// The mean of the targets, ends included.
+    pub target: f64,
+    /// The longest prompt with its target.
+    pub longest: usize,
 }
 
 /// Where the dialogues come from and how they are divided.
@@ -69,98 +99,6 @@ pub struct DataRecipe {
     /// Skip and count what cannot be read, rather than stop.
     #[serde(default)]
     pub lenient: bool,
-}
-
-/// The starting model: a folder in the Hugging Face layout, or a fresh GPT-2 with a tokenizer trained on the data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, try_from = "ModelTable")]
-pub enum ModelRecipe {
-    /// A checkpoint with its tokenizer.
-    Folder {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// From scratch.
-    Fresh {
-        /// Entries of the byte-level BPE that is trained on the training part.
-        vocabulary: usize,
-        /// Longest prompt with its reply, in tokens.
-        positions: usize,
-        /// Hidden size.
-        hidden: usize,
-        /// Layers.
-        layers: usize,
-        /// Attention heads.
-        heads: usize,
-        /// Dropout everywhere.
-        dropout: f64,
-    },
-}
-
-/// `[model]` as it is written: a misspelled key is named.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModelTable {
-    folder: Option<PathBuf>,
-    vocabulary: Option<usize>,
-    positions: Option<usize>,
-    hidden: Option<usize>,
-    layers: Option<usize>,
-    heads: Option<usize>,
-    dropout: Option<f64>,
-}
-
-impl TryFrom<ModelTable> for ModelRecipe {
-    type Error = String;
-
-    fn try_from(table: ModelTable) -> Result<Self, String> {
-        let ModelTable { folder, vocabulary, positions, hidden, layers, heads, dropout } = table;
-        if let Some(folder) = folder {
-            let given = [
-                ("vocabulary", vocabulary.is_some()),
-                ("positions", positions.is_some()),
-                ("hidden", hidden.is_some()),
-                ("layers", layers.is_some()),
-                ("heads", heads.is_some()),
-                ("dropout", dropout.is_some()),
-            ];
-            return match given.iter().find(|(_, given)| *given) {
-                Some((key, _)) => {
-                    Err(format!("`model.{key}` is for a fresh model; `model.folder` has its own"))
-                }
-                None => Ok(Self::Folder { folder }),
-            };
-        }
-        let missing =
-            |key: &str| format!("`model.{key}` is missing, as is `model.folder`; a model has either");
-        Ok(Self::Fresh {
-            vocabulary: vocabulary.ok_or_else(|| missing("vocabulary"))?,
-            positions: positions.ok_or_else(|| missing("positions"))?,
-            hidden: hidden.ok_or_else(|| missing("hidden"))?,
-            layers: layers.ok_or_else(|| missing("layers"))?,
-            heads: heads.ok_or_else(|| missing("heads"))?,
-            dropout: dropout.ok_or_else(|| missing("dropout"))?,
-        })
-    }
-}
-
-impl ModelRecipe {
-    /// The configuration of a fresh model with this vocabulary; nothing for a folder.
-    #[must_use]
-    pub fn config(&self, vocabulary: usize) -> Option<Gpt2Config> {
-        let Self::Fresh { positions, hidden, layers, heads, dropout, .. } = *self else { return None };
-        Some(Gpt2Config {
-            vocab_size: vocabulary,
-            n_positions: positions,
-            n_embd: hidden,
-            n_layer: layers,
-            n_head: heads,
-            resid_pdrop: dropout,
-            embd_pdrop: dropout,
-            attn_pdrop: dropout,
-            ..Gpt2Config::default()
-        })
-    }
 }
 
 /// Stage 1: the loop's settings, and beside them how much each task counts.
