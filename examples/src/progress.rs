@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use persona_train::{Observer, StepRecord};
+use persona_train::{Observer, ProgressLines, StepRecord};
 
 /// Ctrl-C and SIGTERM: a training stops after the step in progress, with a checkpoint. Outside of training everything
 /// that is finished lies in its file, and the program ends at once. The default is one that nobody asks.
@@ -60,20 +60,28 @@ impl Interrupt {
     }
 }
 
-/// A bar for a training.
+/// A bar for a training; where there is no terminal, a line of progress every half minute.
 #[derive(Debug)]
-pub struct TrainingBar(ProgressBar);
+pub struct TrainingBar(ProgressBar, ProgressLines<std::io::Stdout>);
+
+/// Between two lines of progress.
+const LINE: Duration = Duration::from_secs(30);
 
 impl TrainingBar {
     /// A bar with a name in front.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self(bar(name, 0, "{prefix:>22} {wide_bar} step {pos}/{len} {msg} {eta} left"))
+        let bar = bar(name, 0, "{prefix:>22} {wide_bar} step {pos}/{len} {msg} {eta} left");
+        Self(bar, ProgressLines::new(std::io::stdout(), LINE))
     }
 }
 
 impl Observer for TrainingBar {
     fn step(&mut self, record: &StepRecord) {
+        if self.0.is_hidden() {
+            self.1.step(record);
+            return;
+        }
         self.0.set_length(record.steps);
         if self.0.position() == 0 && record.step > 1 {
             // Continued: what was done before does not count for the time left.

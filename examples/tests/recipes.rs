@@ -20,6 +20,10 @@ fn every_shipped_recipe_is_read_and_dry_run() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("judge") {
+            // Of another program, whose tests read them.
+            continue;
+        }
         let (recipe, text) = Recipe::load(&path).unwrap_or_else(|error| panic!("{error:#}"));
         let dry = DryRun::of(&recipe, &text).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
         let shown = dry.to_string();

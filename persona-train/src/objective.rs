@@ -143,6 +143,13 @@ pub trait Evaluator<M: ?Sized> {
     fn evaluate(&mut self, model: &M, step: u64) -> Result<Vec<(String, f64)>>;
 }
 
+/// A function measures: of replies that it generates, or of whatever else it knows.
+impl<M: ?Sized, F: FnMut(&M, u64) -> Result<Vec<(String, f64)>>> Evaluator<M> for F {
+    fn evaluate(&mut self, model: &M, step: u64) -> Result<Vec<(String, f64)>> {
+        self(model, step)
+    }
+}
+
 /// Who watches a run: a progress bar, a curve.
 pub trait Observer {
     /// A step was taken.
