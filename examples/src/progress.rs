@@ -62,7 +62,22 @@ impl Interrupt {
 
 /// A bar for a training; where there is no terminal, a line of progress every half minute.
 #[derive(Debug)]
-pub struct TrainingBar(ProgressBar, ProgressLines<std::io::Stdout>);
+pub struct TrainingBar(ProgressBar, ProgressLines<Printed>);
+
+/// Standard output by way of `print!`, which a test captures.
+#[derive(Debug)]
+struct Printed;
+
+impl std::io::Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        print!("{}", String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Between two lines of progress.
 const LINE: Duration = Duration::from_secs(30);
@@ -72,7 +87,7 @@ impl TrainingBar {
     #[must_use]
     pub fn new(name: &str) -> Self {
         let bar = bar(name, 0, "{prefix:>22} {wide_bar} step {pos}/{len} {msg} {eta} left");
-        Self(bar, ProgressLines::new(std::io::stdout(), LINE))
+        Self(bar, ProgressLines::new(Printed, LINE))
     }
 }
 

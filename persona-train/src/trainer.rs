@@ -14,35 +14,11 @@ use crate::checkpoint::{self, Best, Checkpoints, FORMAT, State, Versions};
 use crate::config::{Better, TrainConfig};
 use crate::data;
 use crate::error::{Error, Result};
+use crate::evaluation::{evaluate, in_rows};
 use crate::objective::{Contribution, Evaluator, Means, Objective, Observer, StepRecord};
 use crate::order::{Order, generator};
+use crate::outcome::{End, Outcome};
 use crate::run_files::RunFiles;
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// Steps taken, those of earlier calls included.
-    pub steps: u64,
-    /// How many of them changed nothing because something was not finite.
-    pub skipped: u64,
-    /// Why it ended.
-    pub end: End,
-    /// The best evaluation, where early stopping watches one.
-    pub best: Option<Best>,
-    /// The last evaluation, by name.
-    pub evaluation: Vec<(String, f64)>,
-}
-
-/// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// All steps were taken.
-    Finished,
-    /// The watched value no longer improved; the model holds the best weights.
-    EarlyStopped,
-    /// Somebody asked it to stop; the next call continues.
-    Interrupted,
-}
 
 /// Trains a model on an objective.
 ///
@@ -476,44 +452,6 @@ impl<'a, O: Objective> Trainer<'a, O> {
             observer.note(text);
         }
     }
-}
-
-/// The loss of an objective over any number of examples without training, as `loss`, and what else it measures.
-///
-/// # Errors
-/// The objective's; [`Error::NonFinite`] with the rows.
-pub fn evaluate<O: Objective>(
-    objective: &O,
-    items: &[O::Item],
-    micro_batch_size: usize,
-) -> Result<Vec<(String, f64)>> {
-    let _no_grad = tch::no_grad_guard();
-    let all: Vec<&O::Item> = items.iter().collect();
-    let mut means = Means::default();
-    let mut sum = 0.0;
-    objective
-        .begin(&all, micro_batch_size.max(1))
-        .map_err(|error| in_rows(objective, "evaluation", &all, error))?;
-    for part in all.chunks(micro_batch_size.max(1)) {
-        let contribution = objective.evaluate(part, false);
-        let contribution = contribution.map_err(|error| in_rows(objective, "evaluation", part, error))?;
-        let value = contribution.numerator.f_double_value(&[])?;
-        if !value.is_finite() {
-            let rows = part.iter().map(|item| objective.id(item)).collect::<Vec<_>>().join(", ");
-            return Err(Error::NonFinite { step: 0, what: "loss", value, rows });
-        }
-        sum += value;
-        means.add(contribution.means);
-    }
-    let mut values = vec![("loss".to_owned(), sum / objective.count(&all))];
-    values.extend(means.values().map(|(name, value)| (name.to_owned(), value)));
-    Ok(values)
-}
-
-/// An error of the objective with the examples that it was computing.
-fn in_rows<O: Objective>(objective: &O, place: &str, items: &[&O::Item], error: Error) -> Error {
-    let rows = items.iter().map(|item| objective.id(item)).collect::<Vec<_>>().join(", ");
-    Error::Rows { place: place.to_owned(), rows, error: Box::new(error) }
 }
 
 fn outcome(state: &State, end: End, evaluation: Vec<(String, f64)>) -> Outcome {

@@ -1,12 +1,19 @@
 //! `cargo xtask stress`: a small training is killed, stopped, damaged and starved of disk, and must end in the same bytes
 //! as one that was left alone.
 
+mod files;
+mod random;
+mod table;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use self::files::{Disk, copy, files, flip, names, say, truncate};
+use self::random::Random;
+use self::table::Table;
 use crate::Result;
 use crate::workspace::{Workspace, shown};
 
@@ -120,20 +127,6 @@ const DAMAGES: [(&str, &str, Damage); 8] = [
     ("sums with a bit flipped", "SHA256SUMS", flip),
     ("sums gone", "SHA256SUMS", |path| fs::remove_file(path)),
 ];
-
-fn flip(path: &Path) -> std::io::Result<()> {
-    let mut bytes = fs::read(path)?;
-    let middle = bytes.len() / 2;
-    if let Some(byte) = bytes.get_mut(middle) {
-        *byte ^= 1;
-    }
-    fs::write(path, bytes)
-}
-
-fn truncate(path: &Path) -> std::io::Result<()> {
-    let file = fs::OpenOptions::new().write(true).open(path)?;
-    file.set_len(file.metadata()?.len() / 2)
-}
 
 impl Stress {
     fn command(&self, out: &Path, arguments: &[&str]) -> Command {
@@ -327,66 +320,6 @@ fn without_clock(line: &str) -> String {
     format!("{before}{}", &after[end..])
 }
 
-/// A file system in memory, gone when this is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: &Path, bytes: u64) -> Option<Self> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(path).stderr(Stdio::null());
-        mount.status().ok()?.success().then(|| Self(path.to_path_buf()))
-    }
-
-    fn grow(&self) -> Result<()> {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "remount,size=256m"]).arg(&self.0);
-        let grown = mount.status().map_err(|error| error.to_string())?;
-        if grown.success() { Ok(()) } else { Err(format!("`{}` failed", shown(&mount))) }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-/// Xorshift (Marsaglia 2003): moments need no better one.
-struct Random(u64);
-
-impl Random {
-    fn share(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-#[derive(Default)]
-struct Table(Vec<(String, Result<String>)>);
-
-impl Table {
-    fn row(&mut self, what: &str, outcome: Result<String>) {
-        println!("  {what}: {}", if outcome.is_ok() { "ok" } else { "FAILED" });
-        self.0.push((what.to_owned(), outcome));
-    }
-
-    fn print(&self) -> ExitCode {
-        println!("\n| what was done | holds | how it went |\n|---|---|---|");
-        for (what, outcome) in &self.0 {
-            let (holds, how) = match outcome {
-                Ok(how) => ("yes", how),
-                Err(how) => ("NO", how),
-            };
-            println!("| {what} | {holds} | {} |", how.trim().replace('\n', " "));
-        }
-        let failed = self.0.iter().filter(|(_, outcome)| outcome.is_err()).count();
-        println!("\nstress: {} passed, {failed} failed", self.0.len() - failed);
-        if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
-
 fn checkpoint(out: &Path, step: u64) -> PathBuf {
     out.join(format!("checkpoints/step-{step:08}"))
 }
@@ -403,42 +336,6 @@ fn expect(said: &str, what: &str) -> Result<()> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn say(path: &Path) -> impl FnOnce(std::io::Error) -> String {
-    let path = path.to_path_buf();
-    move |error| format!("{}: {error}", path.display())
-}
-
-/// What lies in a folder, sorted; nothing where it is not there.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-fn files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let read = |name: String| {
-        let path = folder.join(&name);
-        Ok((name, fs::read(&path).map_err(say(&path))?))
-    };
-    names(folder).into_iter().map(read).collect()
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        let target = to.join(path.file_name().unwrap_or_default());
-        if path.is_dir() {
-            copy(&path, &target)?;
-        } else {
-            fs::copy(&path, &target)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -461,25 +358,5 @@ mod tests {
         assert_eq!(without_clock(r#"{"loss":1.5,"seconds":0.01,"step":3}"#), r#"{"loss":1.5,,"step":3}"#);
         assert_eq!(without_clock(r#"{"loss":1.5,"seconds":1e-3}"#), r#"{"loss":1.5,}"#);
         assert_eq!(without_clock(r#"{"eval_loss":1.5}"#), r#"{"eval_loss":1.5}"#);
-    }
-
-    #[test]
-    fn damage_changes_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        fs::write(&path, "0123456789").unwrap();
-        flip(&path).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"0123446789");
-        truncate(&path).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"01234");
-    }
-
-    #[test]
-    fn moments_lie_between_nothing_and_all() {
-        let mut random = Random(7);
-        let shares: Vec<f64> = (0..1000).map(|_| random.share()).collect();
-        assert!(shares.iter().all(|share| (0.0..1.0).contains(share)));
-        let mean = shares.iter().sum::<f64>() / 1000.0;
-        assert!((mean - 0.5).abs() < 0.05, "{mean}");
     }
 }
