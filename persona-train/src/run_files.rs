@@ -56,15 +56,16 @@ impl RunFiles {
             return Err(Error::Checkpoint { path, reason });
         }
         data::keep(&self.examples(), examples)?;
-        self.cut_log(0)
+        self.cut_log(0).map(drop)
     }
 
-    /// Cuts off what a killed run logged after its last checkpoint: everything behind so many lines.
-    pub(crate) fn cut_log(&mut self, lines: u64) -> Result<()> {
+    /// Cuts off what a killed run logged after its last checkpoint: everything behind so many lines. Gives the number of
+    /// lines that are missing.
+    pub(crate) fn cut_log(&mut self, lines: u64) -> Result<u64> {
         let path = self.folder.join("log.jsonl");
         let mut log = BufReader::new(std::fs::File::open(&path).map_err(Error::io(&path))?);
-        let (mut bytes, mut line) = (0, Vec::new());
-        for _ in 0..lines {
+        let (mut bytes, mut line, mut missing) = (0, Vec::new(), lines);
+        while missing > 0 {
             line.clear();
             let read = log.read_until(b'\n', &mut line).map_err(Error::io(&path))?;
             if line.last() != Some(&b'\n') {
@@ -72,14 +73,17 @@ impl RunFiles {
                 break;
             }
             bytes += read as u64;
+            missing -= 1;
         }
         self.log.set_len(bytes).map_err(Error::io(&path))?;
         self.lines = lines;
-        Ok(())
+        Ok(missing)
     }
 
-    pub(crate) fn log_lines(&self) -> u64 {
-        self.lines
+    /// The lines of the log, all of which are on the disk from now on.
+    pub(crate) fn sync_log(&self) -> Result<u64> {
+        self.log.sync_data().map_err(Error::io(self.folder.join("log.jsonl")))?;
+        Ok(self.lines)
     }
 
     pub(crate) fn log_step(&mut self, record: &StepRecord) -> Result<()> {

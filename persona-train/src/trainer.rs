@@ -172,7 +172,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Checkpoints::restore(&held, self.objective.model_mut(), optimizer)?;
         let objective = self.objective.state_mut();
         objective.map(|state| checkpoint::restore_state(&held.folder, state)).transpose()?;
-        files.cut_log(held.state.log_lines)?;
+        let missing = files.cut_log(held.state.log_lines)?;
+        if missing > 0 {
+            self.note(&format!("log.jsonl lacks {missing} of its {} lines", held.state.log_lines));
+        }
         if held.state.versions != state.versions {
             let (held, now) = (&held.state.versions, &state.versions);
             self.note(&format!(
@@ -411,7 +414,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         if *saved == state.step && state.step > 0 {
             return Ok(());
         }
-        state.log_lines = files.log_lines();
+        state.log_lines = files.sync_log()?;
         state.model = self.objective.model().fingerprint()?;
         files.checkpoints.save(
             state,

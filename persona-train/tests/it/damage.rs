@@ -97,6 +97,23 @@ fn a_damaged_checkpoint_is_recognised_and_the_one_before_it_used() {
         assert_eq!(files(&checkpoint(folder.path(), 14)), end, "case {at}, {file}");
     }
 
+    // A log that somebody has cut, in the middle of a line: said, and written on.
+    let folder = tempfile::tempdir().unwrap();
+    copy(whole.path(), folder.path());
+    std::fs::remove_dir_all(checkpoint(folder.path(), 14)).unwrap();
+    let log = folder.path().join("log.jsonl");
+    let lines = std::fs::read_to_string(&log).unwrap();
+    let tenth: usize = lines.split_inclusive('\n').take(10).map(str::len).sum();
+    std::fs::write(&log, &lines[..tenth + 5]).unwrap();
+    let notes = run(folder.path()).unwrap();
+    assert!(notes.contains("log.jsonl lacks 2 of its 12 lines"), "{notes}");
+    assert_eq!(
+        std::fs::read_to_string(&log).unwrap().lines().count(),
+        10 + 3,
+        "two steps and the evaluation"
+    );
+    assert_eq!(files(&checkpoint(folder.path(), 14)), end);
+
     // Two damaged: the third is used. All damaged: nothing is guessed, and nothing is touched.
     let folder = tempfile::tempdir().unwrap();
     copy(whole.path(), folder.path());
