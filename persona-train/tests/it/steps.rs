@@ -3,7 +3,7 @@
 use persona_data::{EncodedExample, Task};
 use persona_model::{CausalLm, Gpt2, Model, TargetBatchBuilder};
 use persona_train::{
-    AdamWConfig, Better, EarlyStopping, End, Evaluator, NextToken, Objective, TrainConfig, Trainer, evaluate,
+    Better, EarlyStopping, End, Evaluator, NextToken, Objective, TrainConfig, Trainer, evaluate,
 };
 
 use tch::Device;
@@ -23,9 +23,7 @@ fn trained_with(mut config: TrainConfig, weighted: bool) -> Vec<f32> {
     if weighted {
         objective = objective.weight(Task::Selection, 0.25).unwrap();
     }
-    // With torch's epsilon a gradient that is rounding noise makes a full step, and rounding differs by how sums are cut.
-    let optimizer = AdamWConfig { epsilon: 1e-4, ..AdamWConfig::default() };
-    let mut trainer = Trainer::new(objective, TrainConfig { optimizer, ..config }).unwrap();
+    let mut trainer = Trainer::new(objective, config).unwrap();
     trainer.fit(&examples(8), &[]).unwrap();
     let objective = trainer.into_objective();
     let parameters = objective.model().parameters();
