@@ -367,6 +367,46 @@ pub enum Error {
         /// The limit that was passed, with its name.
         limit: String,
     },
+    /// A format of natural language inference is not known.
+    #[error("unknown format {name:?}; the formats of pairs are {}", crate::NliFormat::names())]
+    UnknownNliFormat {
+        /// The name.
+        name: String,
+    },
+    /// A judge has other classes than the three.
+    #[error(
+        "the judge's classes are {classes:?}; expected contradiction, neutral and entailment in any order: set id2label in \
+         its config.json to what its logits are"
+    )]
+    JudgeClasses {
+        /// The classes.
+        classes: Vec<String>,
+    },
+    /// A judge gave something other than probabilities.
+    #[error("{problem}")]
+    JudgeProbabilities {
+        /// What it gave for which pair.
+        problem: String,
+    },
+    /// A pair is to be labelled that no judge has seen.
+    #[error(
+        "the description {description:?} was not judged with the reply {reply:?}; judge every description of a reply's \
+         speaker before labelling"
+    )]
+    NotJudged {
+        /// The description.
+        description: String,
+        /// The reply.
+        reply: String,
+    },
+    /// A text that an encoder is to read has no words.
+    #[error("pair {id:?}: the {part} is empty; remove the pair, there is nothing to read")]
+    EmptyText {
+        /// The pair's id.
+        id: String,
+        /// `premise` or `hypothesis`.
+        part: &'static str,
+    },
     /// A text holds one of the tokenizer's control tokens as text.
     #[error("example {id:?}: the text {text:?} holds the control token {token:?}; remove it from the data")]
     ControlToken {

@@ -45,6 +45,8 @@ mod encode;
 mod error;
 mod label;
 mod loaders;
+mod nli;
+mod persona_chat;
 mod prompt;
 mod reply;
 mod split;
@@ -53,12 +55,16 @@ pub use dialogue::{Dialogue, Example, ExampleOptions, Responder, Role, Speaker, 
 #[cfg(feature = "encode")]
 pub use encode::{
     BadExamples, BpeOptions, EncodeOptions, EncodeReport, EncodedExample, EncodedPair, EncodedPrompt,
-    EncodedText, EncoderTokenizer, ExampleEncoder, Lengths, SpecialTokens, Task, TaskReport, TextTokenizer,
-    train_byte_level_bpe,
+    EncodedText, EncoderTokenizer, ExampleEncoder, LabelledText, Lengths, PairReport, SpecialTokens, Task,
+    TaskReport, TextTokenizer, WordPieceOptions, train_byte_level_bpe, train_wordpiece,
 };
 pub use error::{Error, Place, Result};
 pub use label::{LabelReport, Labeller, OverlapLabeller, label_dialogues};
 pub use loaders::{Dialogues, Format, Lenient, Notes, PalRecords, open, read, write_jsonl};
+pub use nli::{
+    EntailedPairs, EntailmentLabeller, EntailmentRule, LabelChoice, NeutralOptions, NliFormat, NliItem,
+    NliItems, NliLabel, PersonaScore, PersonaScores, open_nli, read_nli, sampled_neutrals,
+};
 pub use prompt::{
     ChatFormat, ChatMessage, ChatOptions, ChatTemplate, ChatValue, Highlight, MatchedBy, OVERLAP_BOUND,
     PromptKind, PromptSet, Selection,

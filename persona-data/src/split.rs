@@ -124,8 +124,12 @@ impl RecordList {
     /// When the file cannot be read or is no such list.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let source = Source::open(path.as_ref())?;
-        let place = Place { file: source.name, line: 1, record: None };
-        let text = std::io::read_to_string(source.bytes).map_err(|error| read_error(error, place.clone()))?;
+        Self::read(source.bytes, &source.name)
+    }
+
+    pub(crate) fn read(bytes: impl std::io::Read, name: &str) -> Result<Self> {
+        let place = Place { file: name.to_owned(), line: 1, record: None };
+        let text = std::io::read_to_string(bytes).map_err(|error| read_error(error, place.clone()))?;
         let expected = "a record list {\"seed\", \"options\", \"parts\"}";
         serde_json::from_str(&text).map_err(|source| {
             let place = Place { line: (source.line() as u64).max(1), ..place };
@@ -270,7 +274,7 @@ fn check_ids(sets: &[(&str, &[Dialogue])]) -> Result<()> {
     Ok(())
 }
 
-fn count(dialogues: &[Dialogue], options: &ExampleOptions) -> usize {
+pub(crate) fn count(dialogues: &[Dialogue], options: &ExampleOptions) -> usize {
     dialogues.iter().map(|dialogue| dialogue.example_count(options)).sum()
 }
 

@@ -16,7 +16,7 @@ const BOS: &str = "<s>";
 const EOS: &str = "</s>";
 
 /// The largest vocabulary: training reserves memory for all of it before it reads a text.
-const MOST: usize = 1 << 22;
+pub(super) const MOST: usize = 1 << 22;
 
 /// How a byte-level BPE is trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

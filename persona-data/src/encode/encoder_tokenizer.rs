@@ -6,19 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, EncodeInput, Tokenizer, TruncationParams};
+use tokenizers::{AddedToken, Encoding, Tokenizer, TruncationParams, truncate_encodings};
 
-use super::tokenizer::{parse, side_file, token_text};
+use super::tokenizer::{check_vocabulary, parse, side_file, token_text};
 use crate::error::{Error, Result};
+use crate::loaders::write_whole;
 
 /// A text, or a pair of texts in one row, as an encoder reads it: special tokens around each text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncodedText {
     /// The ids.
     pub ids: Vec<u32>,
@@ -35,8 +38,11 @@ pub struct EncodedText {
 /// A pair that is too long loses tokens from the end of its longer text, as transformers' `longest_first`.
 #[derive(Clone)]
 pub struct EncoderTokenizer {
-    /// Cuts at `max_tokens`.
     inner: Arc<Tokenizer>,
+    /// `tokenizer.json`, as it was read.
+    json: Arc<[u8]>,
+    /// `tokenizer_config.json`; null where there is none.
+    config: Value,
     origin: String,
     max_tokens: usize,
     /// The special tokens around a text.
@@ -69,19 +75,26 @@ impl EncoderTokenizer {
         let folder = folder.as_ref();
         let config = side_file(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
         let path = folder.join("tokenizer.json");
-        let inner = match std::fs::read(&path) {
-            Ok(json) => parse(&json, &path.display().to_string())?,
+        let (inner, json) = match std::fs::read(&path) {
+            Ok(json) => (parse(&json, &path.display().to_string())?, json),
             Err(error) if error.kind() == ErrorKind::NotFound && folder.join("vocab.txt").exists() => {
-                word_piece(&folder.join("vocab.txt"), &config)?
+                let inner = word_piece(&folder.join("vocab.txt"), &config)?;
+                let json = inner.to_string(true);
+                (
+                    inner,
+                    json.map_err(|source| Error::Tokenizer {
+                        tokenizer: path.display().to_string(),
+                        source,
+                    })?
+                    .into(),
+                )
             }
             Err(source) => return Err(Error::Open { path, source }),
         };
-        // transformers writes 1e30 where there is no limit.
-        let longest = config.get("model_max_length").and_then(Value::as_u64).map(|longest| longest as usize);
-        Self::new(inner, folder.display().to_string(), longest.unwrap_or(usize::MAX))
+        Self::new(inner, json, config, folder.display().to_string())
     }
 
-    fn new(mut inner: Tokenizer, origin: String, max_tokens: usize) -> Result<Self> {
+    pub(super) fn new(mut inner: Tokenizer, json: Vec<u8>, config: Value, origin: String) -> Result<Self> {
         let failed = |source: tokenizers::Error| Error::Tokenizer { tokenizer: origin.clone(), source };
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;
@@ -91,8 +104,11 @@ impl EncoderTokenizer {
             return Err(failed(problem.into()));
         }
         let vocab_size = inner.get_vocab(true).into_values().max().unwrap_or(0) as usize + 1;
-        let tokenizer = Self { inner: Arc::new(inner), origin, max_tokens: usize::MAX, boundary, vocab_size };
-        tokenizer.with_max_tokens(max_tokens)
+        // transformers writes 1e30 where there is no limit.
+        let longest = config.get("model_max_length").and_then(Value::as_u64).map(|longest| longest as usize);
+        let (inner, json) = (Arc::new(inner), json.into());
+        let tokenizer = Self { inner, json, config, origin, max_tokens: usize::MAX, boundary, vocab_size };
+        tokenizer.with_max_tokens(longest.unwrap_or(usize::MAX))
     }
 
     /// The same tokenizer, with texts and pairs cut to so many tokens, special ones included: at most what the model has
@@ -106,9 +122,6 @@ impl EncoderTokenizer {
             let problem = format!("texts cut to {max_tokens} tokens; the fewest are {fewest}");
             return Err(Error::EncodeOptions { problem });
         }
-        let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
-        let set = Arc::make_mut(&mut self.inner).with_truncation(Some(truncation));
-        set.map_err(|source| Error::Tokenizer { tokenizer: self.origin.clone(), source })?;
         self.max_tokens = max_tokens;
         Ok(self)
     }
@@ -117,6 +130,12 @@ impl EncoderTokenizer {
     #[must_use]
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// The largest id and one: the least number of rows that a model's embedding must have.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
     }
 
     /// Whether a token is one of those that stand around a text (`[CLS]` and `[SEP]`, or `<s>` and `</s>`).
@@ -139,7 +158,7 @@ impl EncoderTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the tokenizer breaks down on the text.
     pub fn encode(&self, text: &str) -> Result<EncodedText> {
-        self.row(text)
+        self.row(text, None)
     }
 
     /// Two texts in one row.
@@ -147,7 +166,7 @@ impl EncoderTokenizer {
     /// # Errors
     /// As [`EncoderTokenizer::encode`].
     pub fn encode_pair(&self, (first, second): (&str, &str)) -> Result<EncodedText> {
-        self.row((first, second))
+        self.row(first, Some(second))
     }
 
     /// Many texts, on rayon's threads.
@@ -171,22 +190,56 @@ impl EncoderTokenizer {
     /// # Errors
     /// [`Error::VocabularyMismatch`] when it cannot.
     pub fn check_vocabulary(&self, rows: usize) -> Result<()> {
-        if self.vocab_size > rows {
-            return Err(Error::VocabularyMismatch { largest: self.vocab_size - 1, rows });
-        }
-        Ok(())
+        check_vocabulary(self.vocab_size, rows)
     }
 
-    fn row<'s>(&self, input: impl Into<EncodeInput<'s>>) -> Result<EncodedText> {
-        let encoded = self.inner.encode_fast(input, true);
-        let encoding =
-            encoded.map_err(|source| Error::Tokenizer { tokenizer: self.origin.clone(), source })?;
-        Ok(EncodedText {
-            ids: encoding.get_ids().to_vec(),
-            token_types: encoding.get_type_ids().to_vec(),
-            cut: !encoding.get_overflowing().is_empty(),
-        })
+    /// SHA-256 of `tokenizer.json`, in hexadecimal.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        format!("{:x}", Sha256::digest(&self.json))
     }
+
+    /// Writes `tokenizer.json` as it was read, and `tokenizer_config.json` with [`max_tokens`](Self::max_tokens) as its
+    /// `model_max_length`. The folder is made where it is missing; each file is replaced as a whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        let mut config = if self.config.is_object() { self.config.clone() } else { json!({}) };
+        if self.max_tokens < usize::MAX {
+            config["model_max_length"] = json!(self.max_tokens);
+        }
+        write_whole(&folder.join("tokenizer.json"), |out| out.write_all(&self.json))?;
+        write_whole(&folder.join("tokenizer_config.json"), |out| writeln!(out, "{config:#}"))
+    }
+
+    fn row(&self, first: &str, second: Option<&str>) -> Result<EncodedText> {
+        let failed = |source| Error::Tokenizer { tokenizer: self.origin.clone(), source };
+        let whole = match second {
+            None => self.inner.encode_fast(first, true),
+            Some(second) => self.inner.encode_fast((first, second), true),
+        };
+        let whole = whole.map_err(failed)?;
+        let added = whole.get_special_tokens_mask().iter().filter(|&&special| special == 1).count();
+        let Some(room) = self.max_tokens.checked_sub(added).filter(|_| whole.len() > self.max_tokens) else {
+            return Ok(encoded(&whole, false));
+        };
+        // The library's own cutting shortens each text by itself first, and then no longer knows which one was longer.
+        let part = |part: &str| self.inner.encode_fast(part, false).map_err(failed);
+        let second = second.map(part).transpose()?.map(|mut second| {
+            second.set_type_ids(vec![1; second.len()]);
+            second
+        });
+        let room = TruncationParams { max_length: room, ..TruncationParams::default() };
+        let (first, second) = truncate_encodings(part(first)?, second, &room).map_err(failed)?;
+        Ok(encoded(&self.inner.post_process(first, second, true).map_err(failed)?, true))
+    }
+}
+
+fn encoded(encoding: &Encoding, cut: bool) -> EncodedText {
+    EncodedText { ids: encoding.get_ids().to_vec(), token_types: encoding.get_type_ids().to_vec(), cut }
 }
 
 /// BERT's tokenizer of a `vocab.txt`, one token a line.

@@ -7,15 +7,19 @@ use serde::{Deserialize, Serialize};
 mod bpe;
 mod encoder;
 mod encoder_tokenizer;
+mod labelled;
 mod lines;
 mod report;
 mod tokenizer;
+mod wordpiece;
 
 pub use bpe::{BpeOptions, train_byte_level_bpe};
 pub use encoder::{BadExamples, EncodeOptions, ExampleEncoder};
 pub use encoder_tokenizer::{EncodedText, EncoderTokenizer};
+pub use labelled::{LabelledText, PairReport};
 pub use report::{EncodeReport, Lengths, TaskReport};
 pub use tokenizer::{SpecialTokens, TextTokenizer};
+pub use wordpiece::{WordPieceOptions, train_wordpiece};
 
 /// What an example is trained for: which prompt it gets, and which target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -227,10 +227,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::VocabularyMismatch`] when it cannot.
     pub fn check_vocabulary(&self, rows: usize) -> Result<()> {
-        if self.vocab_size > rows {
-            return Err(Error::VocabularyMismatch { largest: self.vocab_size - 1, rows });
-        }
-        Ok(())
+        check_vocabulary(self.vocab_size, rows)
     }
 
     /// Whether this looks like a model's own tokenizer: [`TextTokenizer::check_vocabulary`] with the model's `rows`, and the
@@ -293,6 +290,14 @@ impl TextTokenizer {
     fn failed(&self, source: tokenizers::Error) -> Error {
         Error::Tokenizer { tokenizer: self.origin.clone(), source }
     }
+}
+
+/// Whether a model that embeds so many `rows` embeds every id of a vocabulary.
+pub(super) fn check_vocabulary(vocab_size: usize, rows: usize) -> Result<()> {
+    if vocab_size > rows {
+        return Err(Error::VocabularyMismatch { largest: vocab_size - 1, rows });
+    }
+    Ok(())
 }
 
 pub(super) fn parse(json: &[u8], origin: &str) -> Result<Tokenizer> {

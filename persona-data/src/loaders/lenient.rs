@@ -15,7 +15,7 @@ pub struct Lenient<I> {
 }
 
 impl<I> Lenient<I> {
-    pub(super) fn new(items: I) -> Self {
+    pub(crate) fn new(items: I) -> Self {
         Self { items, skipped: 0, messages: Vec::new() }
     }
 

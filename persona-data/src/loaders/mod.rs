@@ -18,11 +18,12 @@ mod parlai;
 mod source;
 mod spc_csv;
 
+pub(crate) use array::Elements;
 pub use format::Format;
 pub use jsonl::write_jsonl;
 pub use lenient::Lenient;
 pub use pal::PalRecords;
-pub(crate) use source::{Source, read_error, write_whole};
+pub(crate) use source::{Lines, Source, read_error, write_whole};
 
 /// PERSONA-CHAT's mark for "nothing was said", which stands where the second speaker opens the dialogue.
 const SILENCE: &str = "__SILENCE__";
@@ -156,7 +157,7 @@ trait Record: DeserializeOwned + Send {
 }
 
 /// The id of the `number`-th dialogue of a file.
-fn numbered(stem: &str, number: u64) -> String {
+pub(crate) fn numbered(stem: &str, number: u64) -> String {
     format!("{stem}-{number:05}")
 }
 

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use persona_data::{
-    Dialogue, Example, ExampleOptions, Format, Notes, OverlapLabeller, PalParts, PalRecords, Responder,
-    Speaker, Target, label_dialogues, open,
+    Dialogue, EntailedPairs, Example, ExampleOptions, Format, NliLabel, Notes, OverlapLabeller, PalParts,
+    PalRecords, PersonaScore, PersonaScores, RecordList, Responder, Speaker, Target, label_dialogues, open,
 };
 
 /// The file, or `None` with a word about it where it is not there.
@@ -174,6 +174,35 @@ fn pals_parts_have_pals_sizes() {
     assert_eq!(list.parts.iter().map(|part| part.examples).collect::<Vec<_>>(), [0, 6500, 1301, 0]);
     assert_eq!(parts.valid1.len() + parts.valid2.len(), 1000);
     assert_eq!(list.parts[1].target, Target::Examples(6500));
+}
+
+#[test]
+fn the_saved_split_is_the_draw() {
+    let Some((mut valid, _)) = load("personachat_en/valid_self_original_no_cands.txt", Format::Parlai) else {
+        return;
+    };
+    let saved = RecordList::persona_chat_valid().unwrap();
+    let sizes = saved.divide_in_order(valid.clone()).unwrap().iter().map(Vec::len).sum::<usize>();
+    assert_eq!(sizes, 1000);
+    for (at, dialogue) in valid.iter_mut().enumerate() {
+        dialogue.id = format!("valid-{:05}", at + 1);
+    }
+    let [valid1, valid2] = PalParts::PAPER;
+    let parts = [("valid1", valid1), ("valid2", valid2)];
+    let drawn = RecordList::draw(&valid, &parts, &ExampleOptions::default(), 1).unwrap();
+    assert_eq!(drawn, saved);
+}
+
+#[test]
+fn published_judgements() {
+    let Some(path) = file("personachat_en/pal_format/valid_persona_nli_scores.tsv") else { return };
+    let scores: Vec<PersonaScore> = PersonaScores::open(path).unwrap().map(|score| score.unwrap()).collect();
+    let with = |label| scores.iter().filter(|score| score.label == label).count();
+    assert_eq!(NliLabel::ALL.map(with), [483, 29_556, 4900]);
+    assert_eq!(scores.last().unwrap().dialogue, 998, "the last dialogue has none");
+    let Some(path) = file("personachat_en/pal_format/train_entailed_sentences.json") else { return };
+    let pairs: Vec<(String, String)> = EntailedPairs::open(path).unwrap().map(|pair| pair.unwrap()).collect();
+    assert_eq!(pairs.len(), 39_147);
 }
 
 /// The share of the second speaker's replies that draw on no description.

@@ -14,6 +14,9 @@ mod encoder_tokenizer;
 mod full_data;
 mod label;
 mod loaders;
+mod nli;
+#[cfg(feature = "encode")]
+mod pairs;
 mod prompt;
 mod split;
 #[cfg(feature = "encode")]
