@@ -3,7 +3,7 @@
 //! An [`Objective`] turns a batch into a numerator, a count and what to log; [`Trainer`] does the rest: the order of
 //! examples, gradient accumulation, [`AdamW`] over one flat buffer, the schedule, evaluations, early stopping, the log,
 //! and checkpoints from which a killed run continues to the same bytes. [`NextToken`] is stage 1 of PAL (Li et al. 2025):
-//! the two tasks in one shuffled pool; [`Seq2Seq`] is the same for encoder-decoders.
+//! the two tasks in one shuffled pool; [`Seq2Seq`] is the same for encoder-decoders, and [`Classify`] trains judges.
 //!
 //! ```
 //! use persona_data::{EncodedExample, Task};
@@ -24,6 +24,7 @@
 
 mod adamw;
 mod checkpoint;
+mod classify;
 mod config;
 mod data;
 mod error;
@@ -41,6 +42,7 @@ mod trainer;
 
 pub use adamw::{AdamW, gradient_norm};
 pub use checkpoint::Best;
+pub use classify::{Classify, text_batch};
 pub use config::{AdamWConfig, Better, Decay, EarlyStopping, ParameterGroup, Schedule, TrainConfig};
 pub use error::{Error, Result};
 pub use evaluation::evaluate;

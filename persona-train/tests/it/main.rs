@@ -7,6 +7,7 @@ mod parity;
 
 mod adapters;
 mod bad_input;
+mod classify;
 mod damage;
 mod non_finite;
 mod optimizer;
