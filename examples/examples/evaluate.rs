@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use persona_examples::evaluate::{Options, evaluate};
+use persona_examples::judge::{Judge, SHIPPED};
 use persona_metrics::suite::{Preset, Sampling};
 
 /// Prints the metrics of a file of replies with confidence intervals, and tests them against another system's.
@@ -40,13 +41,25 @@ struct Arguments {
     /// A file with more records is streamed, without intervals; 0 leaves them out.
     #[arg(long, default_value_t = Options::default().intervals_up_to)]
     intervals_up_to: usize,
+    /// C.score by a persona judge: the one that ships, or the one of a folder, which the program `judge` trains, or any
+    /// classifier in the Hugging Face layout with the labels contradiction, neutral and entailment.
+    #[arg(long, num_args = 0..=1, default_missing_value = SHIPPED, value_name = "FOLDER")]
+    judge: Option<PathBuf>,
+    /// Where the judge computes: cpu, cuda, cuda:N or auto.
+    #[arg(long, default_value = "auto")]
+    device: String,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(arguments.draws > 0, "--draws is at least 1");
     ensure!(arguments.level > 0.0 && arguments.level < 1.0, "--level lies between 0 and 1");
+    let judge = match &arguments.judge {
+        Some(folder) => Some(Judge::load(folder, persona_model::device(&arguments.device)?)?),
+        None => None,
+    };
     let options = Options {
+        judge: judge.as_ref(),
         preset: arguments.preset,
         sampling: Sampling { trials: arguments.draws, seed: arguments.seed, level: arguments.level },
         intervals_up_to: arguments.intervals_up_to,

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use persona_data::{
-    BpeOptions, Dialogue, Example, Notes, OverlapLabeller, PalParts, PromptSet, RecordList, TextTokenizer,
-    label_dialogues, open, train_byte_level_bpe,
+    BpeOptions, Dialogue, EntailmentRule, Example, Notes, OverlapLabeller, PalParts, PromptSet, RecordList,
+    TextTokenizer, label_dialogues, open, train_byte_level_bpe,
 };
+use persona_metrics::PersonaJudge;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::judge::{Judge, judge_dialogues};
 use crate::recipe::{DataRecipe, Recipe};
 use crate::workspace::Workspace;
 
@@ -33,11 +35,12 @@ pub struct Data {
     pub facts: Vec<(String, String)>,
 }
 
-/// Loads the files, labels the turns that have no label, and divides them. Writes nothing.
+/// Loads the files, labels the turns that have no label (by the judge where the recipe says so), and divides them.
+/// Writes nothing.
 ///
 /// # Errors
 /// The loaders' and the split's, with the file; when a part has no example.
-pub fn load(recipe: &Recipe) -> Result<Data> {
+pub fn load(recipe: &Recipe, judge: Option<&Judge>) -> Result<Data> {
     let mut facts = Vec::new();
     let data = &recipe.data;
     let train = read(&data.train, data, &mut facts)?;
@@ -50,19 +53,26 @@ pub fn load(recipe: &Recipe) -> Result<Data> {
     };
 
     let labeller = OverlapLabeller::fit(&parts.train)?;
+    let wanted = recipe.judge.as_ref().filter(|judge| judge.labels);
+    let by_judge = judge.zip(wanted.map(|judge| judge.rule));
     let (mut labelled, mut none) = (0, 0);
     for part in [&mut parts.train, &mut parts.valid1, &mut parts.valid2, &mut parts.test] {
-        let report = label_dialogues(part, &labeller)?;
+        let report = match by_judge {
+            Some((judge, rule)) => judge_dialogues(judge, part, rule).context("labelling by the judge")?.0,
+            None => label_dialogues(part, &labeller)?,
+        };
         labelled += report.labelled;
         none += report.none;
     }
     if labelled > 0 {
         let share = 100.0 * none as f64 / labelled as f64;
-        let text = format!(
-            "{labelled} turns by word overlap (threshold {}), 'none' {share:.1} %",
-            OverlapLabeller::THRESHOLD
-        );
-        facts.push(("labels".to_owned(), text));
+        let by = match by_judge {
+            Some((judge, EntailmentRule { choice, threshold })) => {
+                format!("{} ({choice:?}, threshold {threshold})", judge.name())
+            }
+            None => format!("word overlap (threshold {})", OverlapLabeller::THRESHOLD),
+        };
+        facts.push(("labels".to_owned(), format!("{labelled} turns by {by}, 'none' {share:.1} %")));
     }
     let cut = |dialogues: &[Dialogue]| -> Vec<Example> {
         dialogues.iter().flat_map(|dialogue| dialogue.examples(&data.examples)).collect()

@@ -3,6 +3,7 @@
 pub mod data;
 pub mod dry_run;
 pub mod evaluate;
+pub mod judge;
 pub mod pairs;
 pub mod pipeline;
 pub mod process;

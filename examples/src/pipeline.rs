@@ -17,6 +17,7 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::data::{self, Data};
+use crate::judge::{ConsistencyEvaluator, Judge};
 use crate::pairs;
 use crate::progress::{Interrupt, TrainingBar};
 use crate::recipe::{ModelRecipe, Recipe};
@@ -51,7 +52,8 @@ pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> 
     Workspace::check(&recipe.out, text, start)?;
     let device = persona_model::device(&recipe.device)?;
     let prompts = prompt_set(&recipe.prompts)?;
-    let mut data = data::load(recipe)?;
+    let judge = recipe.judge.as_ref().map(|judge| Judge::load(&judge.folder, device)).transpose()?;
+    let mut data = data::load(recipe, judge.as_ref())?;
     let (tokenizer, given, positions, workspace);
     match &recipe.model {
         ModelRecipe::Folder { folder, .. } => {
@@ -85,6 +87,7 @@ pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> 
         given,
         data,
         samples,
+        judge,
         device,
         interrupt,
         began,
@@ -173,6 +176,7 @@ struct PalPath<'a> {
     given: Option<Gpt2>,
     data: Data,
     samples: Samples,
+    judge: Option<Judge>,
     device: Device,
     interrupt: &'a Interrupt,
     began: Instant,
@@ -237,7 +241,14 @@ impl PalPath<'_> {
             )?);
         }
         let facts = [self.data.facts.clone(), std::mem::take(&mut self.facts), self.machine(&pal)].concat();
-        let measured = Measured { systems: &systems, test: &self.samples.test, unigram, controls, facts };
+        let measured = Measured {
+            systems: &systems,
+            test: &self.samples.test,
+            unigram,
+            controls,
+            facts,
+            judge: self.judge.as_ref(),
+        };
         let report = results::report(self.recipe, self.text, &self.workspace, measured)?;
         report.write(&self.recipe.out)?;
         Ok(Some(report))
@@ -279,7 +290,7 @@ impl PalPath<'_> {
     }
 
     /// Trains in a folder of its own, and writes the model with its tokenizer; nothing when it was interrupted.
-    fn train<O: Objective>(
+    fn train<O: Objective<Model = Gpt2>>(
         &mut self,
         name: &str,
         objective: O,
@@ -288,12 +299,26 @@ impl PalPath<'_> {
         valid: &[O::Item],
     ) -> Result<Option<O>> {
         let folder = self.workspace.path(name);
+        let recipe = self.recipe;
         let mut bar = TrainingBar::new(name);
+        let watched = config.early_stopping.as_ref().map_or("", |stopping| stopping.metric.as_str());
+        let mut evaluator = match (&self.judge, &recipe.judge) {
+            (Some(judge), Some(settings)) if ConsistencyEvaluator::NAMES.contains(&watched) => {
+                let examples = self.samples.valid.iter().filter(|example| !example.persona.is_empty());
+                let examples: Vec<Example> = examples.take(settings.examples).cloned().collect();
+                let strategy = if name == "plain" { Strategy::NotSelect } else { Strategy::Select };
+                Some(ConsistencyEvaluator::new(judge, &self.encoder, recipe.decode, strategy, examples)?)
+            }
+            _ => None,
+        };
         let mut trainer = Trainer::new(objective, config.clone())?
             .in_folder(&folder)
             .made_with("tokenizer", self.encoder.tokenizer().fingerprint())
             .interrupted_by(self.interrupt.flag())
             .observed_by(&mut bar);
+        if let Some(evaluator) = &mut evaluator {
+            trainer = trainer.evaluated_by(evaluator);
+        }
         let outcome = self.interrupt.while_training(|| trainer.fit(train, valid))?;
         if outcome.end == End::Interrupted || self.interrupt.asked() {
             return Ok(None);

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use persona_data::{EncodedExample, Example, Role, Task};
-use persona_metrics::selection_accuracy;
+use persona_metrics::{PersonaJudge, selection_accuracy};
 use serde::{Deserialize, Serialize};
 
+use crate::judge::Judge;
 use crate::recipe::Recipe;
 use crate::report::{Check, Conversation, Curve, Line, Reply, Report};
 use crate::systems::{self, SystemReplies};
@@ -39,6 +40,8 @@ pub struct Measured<'a> {
     pub controls: Vec<Control>,
     /// Named facts.
     pub facts: Vec<(String, String)>,
+    /// Who judges consistency.
+    pub judge: Option<&'a Judge>,
 }
 
 /// The loss in nats a token of a unigram model of the training targets (add-one smoothing over the vocabulary) on the
@@ -94,11 +97,18 @@ pub fn report(recipe: &Recipe, text: &str, workspace: &Workspace, measured: Meas
              stage 1 aligned by DPO on pairs of the gold reply and stage 1's own reply made without the persona. Stage 1 \
              and PAL select for themselves."
                 .to_owned(),
-            "C.score has no value: it needs a judge of persona consistency, and none ships with this version.".to_owned(),
+            match measured.judge {
+                Some(judge) => format!(
+                    "C.score is by {}: read it beside gold's and the copy rate; a system that inserts its persona into \
+                     every reply has a high one.",
+                    judge.name()
+                ),
+                None => "C.score has no value: it needs a judge of persona consistency, `judge` in the recipe.".to_owned(),
+            },
         ],
         facts,
         curves: curves(&plain, &stage1, &align, &measured.unigram),
-        table: systems::table(measured.systems, measured.test)?,
+        table: systems::table(measured.systems, measured.test, measured.judge)?,
         checks: checks(&stage1, &align, &measured)?,
         conversations: conversations(&measured, recipe.report.conversations),
         recipe: text.to_owned(),

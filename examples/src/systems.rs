@@ -1,14 +1,16 @@
 //! What a system replies, and what is measured on its replies.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use persona_data::{Example, ExampleEncoder, Highlight, PromptKind, Task};
 use persona_infer::{DecodeConfig, SelectThenGenerate, Strategy, TextGenerator, score_targets};
 use persona_metrics::{
-    Bleu, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, Rouge, Score, selection_accuracy,
+    Bleu, Consistency, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, Rouge, Score,
+    selection_accuracy,
 };
 use persona_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
+use crate::judge::Judge;
 use crate::progress::counting_bar;
 use crate::report::{Cell, Column, Row, Table};
 
@@ -136,7 +138,7 @@ const NO_JUDGE: &str = "no judge";
 ///
 /// # Errors
 /// The metrics', with the system's name.
-pub fn table(systems: &[SystemReplies], examples: &[Example]) -> Result<Table> {
+pub fn table(systems: &[SystemReplies], examples: &[Example], judge: Option<&Judge>) -> Result<Table> {
     let references = gold(examples);
     let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
     let labels: Vec<&[usize]> =
@@ -152,7 +154,7 @@ pub fn table(systems: &[SystemReplies], examples: &[Example]) -> Result<Table> {
             .collect::<Vec<_>>();
         scores.push(selection_cell(system, &labels)?);
         scores.push(perplexity_cell(system, examples)?);
-        scores.push(judge_cell());
+        scores.extend(judge_cells(judge, &texts, &personas)?);
         let (names, cells) = scores.into_iter().unzip();
         columns = names;
         rows.push(Row { system: system.system.clone(), cells });
@@ -162,7 +164,8 @@ pub fn table(systems: &[SystemReplies], examples: &[Example]) -> Result<Table> {
         .into_iter()
         .map(|(score, _)| Cell::Value(score.displayed_value()))
         .collect();
-    cells.extend(["labels come from gold", "no model", NO_JUDGE].map(|why| Cell::Missing(why.to_owned())));
+    cells.extend(["labels come from gold", "no model"].map(|why| Cell::Missing(why.to_owned())));
+    cells.extend(judge_cells(judge, &references, &personas)?.into_iter().map(|(_, cell)| cell));
     rows.push(Row { system: "gold".to_owned(), cells });
     Ok(Table { columns, rows })
 }
@@ -214,9 +217,29 @@ fn perplexity_cell(system: &SystemReplies, examples: &[Example]) -> Result<(Colu
     Ok((column, Cell::Value(score.displayed_value())))
 }
 
-fn judge_cell() -> (Column, Cell) {
-    let signature = "needs a persona judge; none ships with this version".to_owned();
-    (Column { name: "C.score".to_owned(), signature, decimals: 3 }, Cell::Missing(NO_JUDGE.to_owned()))
+/// C.score in both forms, or one empty column.
+fn judge_cells(
+    judge: Option<&Judge>,
+    texts: &[String],
+    personas: &[&[String]],
+) -> Result<Vec<(Column, Cell)>> {
+    let Some(judge) = judge else {
+        let signature = "needs a persona judge: `judge` in the recipe".to_owned();
+        let column = Column { name: "C.score".to_owned(), signature, decimals: 3 };
+        return Ok(vec![(column, Cell::Missing(NO_JUDGE.to_owned()))]);
+    };
+    // Nobody to judge by is a value of the sum, and no maximum.
+    let (texts, personas): (Vec<&String>, Vec<&[String]>) =
+        texts.iter().zip(personas.iter().copied()).filter(|(_, persona)| !persona.is_empty()).unzip();
+    ensure!(!texts.is_empty(), "C.score: no example has a persona");
+    let mut cells = Vec::new();
+    for (name, form) in [("C.score sum", Consistency::sum()), ("C.score max", Consistency::max())] {
+        for score in form.corpus(judge, &texts, &personas)? {
+            let column = Column { name: name.to_owned(), ..column(&score, 3) };
+            cells.push((column, Cell::Value(score.displayed_value())));
+        }
+    }
+    Ok(cells)
 }
 
 /// The prompt of an example's reply with its gold label highlighted, as preference pairs have it.

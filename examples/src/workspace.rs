@@ -11,13 +11,14 @@ use sha2::{Digest, Sha256};
 const MARKER: &str = ".persona-run";
 
 /// What a run makes before its first training. Another recipe may replace it.
-const SET_UP: [&str; 3] = ["recipe.toml", "split.json", "tokenizer"];
+const SET_UP: [&str; 4] = ["recipe.toml", "split.json", "tokenizer", "start"];
 
 /// What else a run makes.
-const RESULTS: [&str; 13] = [
+const RESULTS: [&str; 14] = [
     "plain",
     "stage1",
     "align",
+    "judge",
     "pairs.jsonl",
     "pairs.report.json",
     "pairs.reference.safetensors",

@@ -1,11 +1,15 @@
 //! The `evaluate` program's work: tables of both forms, streams, and lines that are no records.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod tiny_judge;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use persona_examples::evaluate::{Evaluation, Options, evaluate};
+use persona_examples::judge::Judge;
 use persona_metrics::suite::{Preset, Sampling};
+use tch::Device;
 
 const REPLIES: [&str; 6] = [
     "i have a dog .",
@@ -32,7 +36,7 @@ fn file(folder: &Path, name: &str, predictions: impl Fn(usize) -> String, more: 
     path
 }
 
-fn options(preset: Preset) -> Options {
+fn options(preset: Preset) -> Options<'static> {
     Options { preset, sampling: Sampling { trials: 50, ..Sampling::default() }, ..Options::default() }
 }
 
@@ -65,6 +69,42 @@ fn every_preset_has_its_scores_intervals_and_signature() {
     assert!(value(&standard, "BLEU") > 10.0 && value(&standard, "ROUGE-1 F") > 0.5);
     let same = evaluate(&input, Some(&input), &options(Preset::Standard)).unwrap();
     assert!(same.tests.iter().all(|test| test.difference == 0.0 && test.p_value == 1.0));
+}
+
+#[test]
+fn a_judge_adds_c_score_of_both_files_and_of_gold() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_judge::write(&folder.path().join("judge"));
+    let judge = Judge::load(&folder.path().join("judge"), Device::Cpu).unwrap();
+    let input = file(
+        folder.path(),
+        "a.jsonl",
+        |at| if at == 3 { String::new() } else { REPLIES[at % 6].to_owned() },
+        "",
+    );
+    let other = file(folder.path(), "b.jsonl", |_| "i have a dog .".to_owned(), "");
+    let judged = Options { judge: Some(&judge), ..options(Preset::Pal) };
+    let evaluation = evaluate(&input, Some(&other), &judged).unwrap();
+    let of = |system: &persona_examples::evaluate::System| system.consistency.clone().unwrap();
+    let (one, two) = (of(&evaluation.input), of(evaluation.compare.as_ref().unwrap()));
+    assert_eq!(one.gold, two.gold, "the gold replies are the same");
+    assert_eq!(two.system.copy_rate.value(), 1.0);
+    assert!(one.system.sum.value().abs() <= 1.0);
+    let table = evaluation.to_string();
+    assert!(table.contains("C.score (max)") && table.contains("judge:"), "{table}");
+    assert!(!table.contains("not measured: C.score"), "{table}");
+    let none = evaluate(&input, None, &options(Preset::Pal)).unwrap();
+    assert!(none.input.consistency.is_none() && none.to_string().contains("not measured: C.score"));
+
+    // What C.score needs and is not there is named.
+    let streamed = Options { judge: Some(&judge), intervals_up_to: 0, ..options(Preset::Pal) };
+    let error = evaluate(&input, None, &streamed).unwrap_err().to_string();
+    assert!(error.contains("--intervals-up-to"), "{error}");
+    let bare = folder.path().join("bare.jsonl");
+    std::fs::write(&bare, "{\"prediction\": \"no\", \"references\": [\"yes\"]}\n").unwrap();
+    let judged = Options { judge: Some(&judge), ..options(Preset::Standard) };
+    let error = evaluate(&bare, None, &judged).unwrap_err().to_string();
+    assert!(error.contains("bare.jsonl") && error.contains("`personas`"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! and says what is wrong with a recipe.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod tiny_judge;
+
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -49,6 +51,51 @@ fn finish(folder: &Path, model: &str) -> Report {
         Run::Finished(report) => *report,
         Run::Interrupted => panic!("nobody interrupted it"),
     }
+}
+
+#[test]
+fn a_judge_labels_scores_and_stops_early() {
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    let judge = folder.path().join("judge");
+    tiny_judge::write(&judge);
+    let path = folder.path().join("recipe.toml");
+    let stop = "early_stopping = { metric = 'c_score/max', better = 'higher', patience = 1 }\n";
+    let text = recipe_text(folder.path(), FRESH)
+        .replacen("[align]", &format!("{stop}[align]"), 1)
+        .replacen("steps = 4", "steps = 20", 2)
+        .replacen(
+            "[plain]",
+            &format!("[judge]\nfolder = '{}'\nlabels = true\nexamples = 3\n[plain]", judge.display()),
+            1,
+        );
+    std::fs::write(&path, &text).unwrap();
+    let (recipe, text) = Recipe::load(&path).unwrap();
+    let report = match pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap() {
+        Run::Finished(report) => *report,
+        Run::Interrupted => panic!("nobody interrupted it"),
+    };
+    for name in ["C.score sum", "C.score max"] {
+        let at = report.table.columns.iter().position(|column| column.name == name).unwrap();
+        assert!(report.table.columns[at].signature.contains("judge:"), "{:?}", report.table.columns[at]);
+        for row in &report.table.rows {
+            let Cell::Value(value) = row.cells[at] else { panic!("{} has no {name}", row.system) };
+            assert!(value.abs() <= 5.0);
+        }
+    }
+    let (_, labels) = report.facts.iter().find(|(name, _)| name == "labels").unwrap();
+    assert!(labels.contains("judge") && !labels.contains("overlap"), "{labels}");
+    let steps = |name: &str| {
+        let log = std::fs::read_to_string(folder.path().join("out").join(name).join("log.jsonl")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let lines: Vec<serde_json::Value> = lines.collect();
+        let evaluated = lines.iter().filter(|line| line.get("c_score/max").is_some()).count();
+        (lines.last().unwrap()["step"].as_u64().unwrap(), evaluated)
+    };
+    assert_eq!(steps("plain"), (20, 0), "only what is watched is measured");
+    // A judge of one layer that knows nothing gives replies of so few steps one value: the first does not improve.
+    let (step, evaluated) = steps("stage1");
+    assert!(step < 20 && evaluated >= 2, "{step} {evaluated}");
 }
 
 #[test]

@@ -7,25 +7,34 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use persona_metrics::ConsistencyReport;
 use persona_metrics::suite::{Bounds, Compared, Measured, Missing, Outcome, Preset, Record, Sampling, Suite};
 use serde::Serialize;
 
 use self::input::Records;
+use crate::judge::Judge;
 
 /// What is to be measured, and how.
-#[derive(Debug, Clone)]
-pub struct Options {
+#[derive(Debug)]
+pub struct Options<'j> {
     /// Which metrics.
     pub preset: Preset,
     /// How corpora are drawn again for intervals and tests.
     pub sampling: Sampling,
     /// Up to how many records are held in memory for intervals. A longer file is streamed, without them.
     pub intervals_up_to: usize,
+    /// Who judges C.score; absent for none.
+    pub judge: Option<&'j Judge>,
 }
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
-        Self { preset: Preset::Standard, sampling: Sampling::default(), intervals_up_to: 100_000 }
+        Self {
+            preset: Preset::Standard,
+            sampling: Sampling::default(),
+            intervals_up_to: 100_000,
+            judge: None,
+        }
     }
 }
 
@@ -57,6 +66,8 @@ pub struct System {
     pub scores: Vec<Measured>,
     /// Metrics of the preset without a value for this file.
     pub missing: Vec<Missing>,
+    /// C.score with the gold replies' (the first references) and the copy rates beside it, where there is a judge.
+    pub consistency: Option<ConsistencyReport>,
 }
 
 /// Measures a file, and tests it against another one on the same examples.
@@ -64,7 +75,7 @@ pub struct System {
 /// # Errors
 /// A file that cannot be read, a line that is no record (both named), records without a part that the first record has,
 /// an empty file, two files that do not hold the same examples. Nothing is reported then.
-pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options) -> Result<Evaluation> {
+pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options<'_>) -> Result<Evaluation> {
     let one = read(input, options, compare.is_some())?;
     let other = compare.map(|path| read(path, options, true)).transpose()?;
     let mut notes: BTreeSet<String> = BTreeSet::new();
@@ -74,11 +85,18 @@ pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options) -> Resu
             Some(records) => read.suite.measured(records, &options.sampling)?,
             None => without_intervals(&read.suite)?,
         };
+        let consistency = options.judge.map(|judge| consistency(judge, path, read)).transpose()?;
         Ok(System {
+            consistency,
             file: path.to_owned(),
             records: read.count,
             scores: outcome.scores,
-            missing: outcome.missing,
+            missing: match options.judge {
+                Some(_) => {
+                    outcome.missing.into_iter().filter(|missing| missing.metric != "C.score").collect()
+                }
+                None => outcome.missing,
+            },
         })
     };
     let first = system(input, &one)?;
@@ -101,6 +119,28 @@ pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options) -> Resu
     })
 }
 
+/// C.score of the replies and of the gold ones, which are the first references.
+fn consistency(judge: &Judge, path: &Path, read: &Read) -> Result<ConsistencyReport> {
+    let file = path.display();
+    let Some(records) = &read.kept else {
+        bail!("{file}: C.score holds the replies in memory; allow so many with --intervals-up-to");
+    };
+    let mut texts = (Vec::new(), Vec::new(), Vec::new());
+    for (at, record) in records.iter().enumerate() {
+        let number = at + 1;
+        let persona = record.personas.as_deref().filter(|persona| !persona.is_empty());
+        let persona = persona
+            .with_context(|| format!("{file}: record {number} has no `personas`, and C.score needs them"))?;
+        let gold = record.references.first();
+        let gold = gold.with_context(|| format!("{file}: record {number} has no reference"))?;
+        texts.0.push(record.prediction.as_str());
+        texts.1.push(gold.as_str());
+        texts.2.push(persona);
+    }
+    let (replies, gold, personas) = texts;
+    ConsistencyReport::of(judge, &replies, &gold, &personas).with_context(|| format!("{file}: C.score"))
+}
+
 fn without_intervals(suite: &Suite) -> Result<Outcome<Measured>> {
     let Outcome { scores, missing } = suite.scores()?;
     let scores = scores.into_iter().map(|score| Measured { score, interval: None::<Bounds> }).collect();
@@ -115,7 +155,7 @@ struct Read {
     notes: Vec<String>,
 }
 
-fn read(path: &Path, options: &Options, for_test: bool) -> Result<Read> {
+fn read(path: &Path, options: &Options<'_>, for_test: bool) -> Result<Read> {
     let mut records = Records::open(path)?;
     let mut suite: Option<Suite> = None;
     let mut kept = Some(Vec::new());

@@ -28,6 +28,11 @@ impl fmt::Display for Evaluation {
         align(f, &rows)?;
         f.write_str(&self.legend())?;
         signatures(f, &self.input)?;
+        for (name, system) in systems.into_iter().flatten() {
+            if let Some(consistency) = &system.consistency {
+                writeln!(f, "\n{name}{}\n{consistency}", system.file.display())?;
+            }
+        }
         for missing in &self.input.missing {
             writeln!(f, "not measured: {}: {}", missing.metric, missing.why)?;
         }

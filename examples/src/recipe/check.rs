@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use persona_data::Target;
 
 use super::{ModelRecipe, Recipe};
+use crate::judge::ConsistencyEvaluator;
 use crate::systems::strategy_name;
 use crate::workspace::{Workspace, lies_in};
 
@@ -57,13 +58,29 @@ impl Recipe {
         for ((name, measured), config) in EVALUATED.iter().zip(configs) {
             config.validate().with_context(|| format!("`{name}`"))?;
             if let Some(stopping) = &config.early_stopping {
+                let metric = stopping.metric.as_str();
+                if ConsistencyEvaluator::NAMES.contains(&metric) {
+                    ensure!(
+                        self.judge.is_some(),
+                        "`{name}.early_stopping.metric`: `{metric}` needs a judge; name its folder in `judge.folder`"
+                    );
+                    continue;
+                }
                 ensure!(
-                    measured.contains(&stopping.metric.as_str()),
+                    measured.contains(&metric),
                     "`{name}.early_stopping.metric`: nothing measures `{}`; there is {}",
                     stopping.metric,
                     measured.join(", ")
                 );
             }
+        }
+        if let Some(judge) = &self.judge {
+            ensure!(judge.examples > 0, "`judge.examples` is 0; give at least 1");
+            let threshold = judge.rule.threshold;
+            ensure!(
+                (0.0..=1.0).contains(&threshold),
+                "`judge.rule.threshold` is {threshold}; it lies in 0 to 1"
+            );
         }
         let similarity = self.pairs.similarity;
         ensure!((0.0..=1.0).contains(&similarity), "`pairs.similarity` is {similarity}; it lies in 0 to 1");
@@ -117,6 +134,9 @@ impl Recipe {
         let mut read = vec![("data.train", data.train.as_path()), ("prompts", Path::new(&self.prompts))];
         read.extend(data.valid.iter().map(|path| ("data.valid", path.as_path())));
         read.extend(data.test.iter().map(|path| ("data.test", path.as_path())));
+        if let Some(judge) = &self.judge {
+            read.push(("judge.folder", &judge.folder));
+        }
         if let ModelRecipe::Folder { folder, .. } = &self.model {
             read.push(("model.folder", folder));
         }
@@ -215,6 +235,15 @@ mod tests {
         };
         assert!(message("[pairs]", &stop("eval_los")).contains("`stage1.early_stopping.metric`"));
         assert!(Recipe::parse(&DEMO.replacen("[pairs]", &stop("eval_loss/selection"), 1)).is_ok());
+        let score = stop("c_score/max").replace("lower", "higher");
+        assert!(message("[pairs]", &score).contains("`judge.folder`"));
+        let judged =
+            format!("{score}\n[judge]\nfolder = 'j'\nexamples = 3\n[pairs]").replacen("[pairs]", "", 1);
+        assert!(Recipe::parse(&DEMO.replacen("[pairs]", &judged, 1)).is_ok());
+        let none = "[judge]\nfolder = 'j'\nexamples = 0\n[pairs]";
+        assert!(message("[pairs]", none).contains("`judge.examples`"));
+        let above = "[judge]\nfolder = 'j'\nrule = { threshold = 1.5 }\n[pairs]";
+        assert!(message("[pairs]", above).contains("`judge.rule.threshold`"));
     }
 
     #[test]

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use persona_align::PairOptions;
-use persona_data::{ExampleOptions, Format, Target};
+use persona_data::{EntailmentRule, ExampleOptions, Format, Target};
 use persona_infer::{DecodeConfig, Strategy};
 use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 pub use check::EVALUATED;
 pub use model::{LoraRecipe, ModelRecipe, PublishedShape};
+
+use crate::judge::SHIPPED;
 
 /// Everything that a run of the PAL path follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +44,9 @@ pub struct Recipe {
     pub pairs: PairOptions,
     /// Stage 2.
     pub align: AlignRecipe,
+    /// The judge of persona consistency; absent for labels by shared words and no C.score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<PalJudge>,
     /// Decoding of rejected replies and of everything that is measured.
     pub decode: DecodeConfig,
     /// What is measured and shown.
@@ -75,6 +80,36 @@ pub struct Lengths {
     pub target: f64,
     /// The longest prompt with its target.
     pub longest: usize,
+}
+
+/// A judge of (description, reply), and what it is for beside C.score of the replies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PalJudge {
+    /// A classifier in the Hugging Face layout with the labels contradiction, neutral and entailment, such as the program
+    /// `judge` trains; the shipped one where it is left out.
+    #[serde(default = "PalJudge::folder")]
+    pub folder: PathBuf,
+    /// Label the turns that have no label by it, rather than by shared words.
+    #[serde(default)]
+    pub labels: bool,
+    /// When a description counts as one that the reply draws on.
+    #[serde(default)]
+    pub rule: EntailmentRule,
+    /// Of so many validation examples the replies are judged while training, where `early_stopping.metric` of a training
+    /// is `c_score/sum` or `c_score/max`.
+    #[serde(default = "PalJudge::examples")]
+    pub examples: usize,
+}
+
+impl PalJudge {
+    fn folder() -> PathBuf {
+        SHIPPED.into()
+    }
+
+    fn examples() -> usize {
+        64
+    }
 }
 
 /// Where the dialogues come from and how they are divided.

@@ -1,0 +1,72 @@
+//! A judge's probabilities and judgements.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use persona_data::{EncoderTokenizer, PairReport};
+use persona_metrics::model::{ClassifierJudge, LongTexts};
+use persona_metrics::{Judgement, ModelError, PersonaJudge};
+use tch::{Device, Kind};
+
+/// The folder of the judge that ships with these programs. What it is made of and how far to trust it: its README.md.
+pub const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/judge");
+
+/// A trained judge of a folder; pairs that are too long for it are cut, and counted.
+///
+/// As a [`PersonaJudge`] it finds whatever has no text neutral, without asking the model: who says nothing neither
+/// restates nor contradicts.
+#[derive(Debug)]
+pub struct Judge {
+    judge: ClassifierJudge,
+    tokenizer: EncoderTokenizer,
+}
+
+impl Judge {
+    /// Loads a folder: a classifier in the Hugging Face layout whose labels are contradiction, neutral and entailment in
+    /// any order. Pairs are cut to the least of the tokenizer's `model_max_length` and the model's positions.
+    ///
+    /// # Errors
+    /// What persona-metrics, persona-model and persona-data have against the folder; another set of labels.
+    pub fn load(folder: &Path, device: Device) -> Result<Self> {
+        let judge = ClassifierJudge::load(folder, device, Kind::Float)
+            .with_context(|| format!("the judge {}", folder.display()))?;
+        let tokenizer = EncoderTokenizer::from_folder(folder)?;
+        Ok(Self { judge: judge.long_texts(LongTexts::Cut), tokenizer })
+    }
+
+    /// The probabilities of each (description, reply), in order and in that of
+    /// [`NliLabel::ALL`](persona_data::NliLabel::ALL), with a report of the distinct pairs: each is computed once.
+    ///
+    /// # Errors
+    /// A pair of which a text is empty; probabilities that are not finite; the model's.
+    pub fn probabilities(&self, pairs: &[(&str, &str)]) -> Result<(Vec<[f64; 3]>, PairReport)> {
+        if let Some((description, reply)) = pairs.iter().find(|pair| blank(pair)) {
+            bail!(
+                "the description {description:?} or the reply {reply:?} is empty: there is nothing to judge"
+            );
+        }
+        let mut distinct = pairs.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let report = PairReport::of(self.tokenizer.encode_pairs(&distinct)?.iter());
+        Ok((self.judge.probabilities(pairs)?, report))
+    }
+}
+
+fn blank((description, reply): &(&str, &str)) -> bool {
+    description.trim().is_empty() || reply.trim().is_empty()
+}
+
+impl PersonaJudge for Judge {
+    fn name(&self) -> String {
+        self.judge.name()
+    }
+
+    fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, ModelError> {
+        let asked: Vec<(&str, &str)> = pairs.iter().filter(|pair| !blank(pair)).copied().collect();
+        let mut answers = self.judge.judge(&asked)?.into_iter();
+        let answer = |pair| if blank(pair) { Some(Judgement::Neutral) } else { answers.next() };
+        let all: Option<Vec<Judgement>> = pairs.iter().map(answer).collect();
+        all.ok_or_else(|| "the judge gave fewer answers than it got pairs".into())
+    }
+}
