@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use persona_data::{Dialogue, EntailmentRule, Format, LabelChoice, Speaker, Turn, open, write_jsonl};
 use persona_examples::judge::{
-    Judge, JudgeRecipe, LabelOptions, ScorePart, Trained, evaluate, label, train, write_pairs,
+    Judge, JudgeRecipe, LabelOptions, SHIPPED, ScorePart, Trained, evaluate, label, train, write_pairs,
 };
 use persona_examples::progress::Interrupt;
 use persona_examples::workspace::Start;
@@ -297,6 +297,24 @@ fn empty_and_long_texts() {
 }
 
 #[test]
+fn the_shipped_judge_is_small_and_knows_a_restated_description() {
+    let folder = Path::new(SHIPPED);
+    let size = |name: &str| std::fs::metadata(folder.join(name)).unwrap().len();
+    assert!(size("model.safetensors") + size("tokenizer.json") < 12_000_000);
+    let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(card.contains("CC BY 4.0") && card.contains("Apache License 2.0"));
+    let judge = Judge::load(folder, Device::Cpu).unwrap();
+    let pairs = [
+        ("I have two dogs.", "My two dogs love the park, and I love my dogs."),
+        ("I have two dogs.", "What do you do for a living?"),
+        ("i work as a nurse .", "i am a nurse at the hospital ."),
+    ];
+    assert!(judge.name().starts_with("persona-examples small judge 1"), "{}", judge.name());
+    let judged = judge.judge(&pairs).unwrap();
+    assert_eq!(judged, [Judgement::Entailment, Judgement::Neutral, Judgement::Entailment]);
+}
+
+#[test]
 fn what_is_wrong_with_a_recipe_is_named() {
     let folder = prepared();
     let path = folder.path().join("recipe.toml");
@@ -322,7 +340,7 @@ fn what_is_wrong_with_a_recipe_is_named() {
     let error = format!("{:#}", train(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err());
     assert!(error.contains("`model.folder`, no/such/folder"), "{error}");
     assert!(!folder.path().join("out").exists(), "nothing is written before everything is read");
-    for name in ["judge.toml", "judge_small.toml"] {
+    for name in ["judge.toml", "judge_again.toml", "judge_small.toml"] {
         JudgeRecipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name)).unwrap();
     }
 }

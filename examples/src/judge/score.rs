@@ -11,6 +11,9 @@ use tch::{Device, Kind};
 /// The folder of the judge that ships with these programs. What it is made of and how far to trust it: its README.md.
 pub const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/judge");
 
+/// How the shipped judge is called in signatures.
+const SHIPPED_NAME: &str = "persona-examples small judge 1";
+
 /// A trained judge of a folder; pairs that are too long for it are cut, and counted.
 ///
 /// As a [`PersonaJudge`] it finds whatever has no text neutral, without asking the model: who says nothing neither
@@ -30,6 +33,7 @@ impl Judge {
     pub fn load(folder: &Path, device: Device) -> Result<Self> {
         let judge = ClassifierJudge::load(folder, device, Kind::Float)
             .with_context(|| format!("the judge {}", folder.display()))?;
+        let judge = if folder == Path::new(SHIPPED) { judge.named(SHIPPED_NAME) } else { judge };
         let tokenizer = EncoderTokenizer::from_folder(folder)?;
         Ok(Self { judge: judge.long_texts(LongTexts::Cut), tokenizer })
     }

@@ -236,14 +236,14 @@ mod tests {
         assert!(message("[pairs]", &stop("eval_los")).contains("`stage1.early_stopping.metric`"));
         assert!(Recipe::parse(&DEMO.replacen("[pairs]", &stop("eval_loss/selection"), 1)).is_ok());
         let score = stop("c_score/max").replace("lower", "higher");
-        assert!(message("[pairs]", &score).contains("`judge.folder`"));
-        let judged =
-            format!("{score}\n[judge]\nfolder = 'j'\nexamples = 3\n[pairs]").replacen("[pairs]", "", 1);
-        assert!(Recipe::parse(&DEMO.replacen("[pairs]", &judged, 1)).is_ok());
-        let none = "[judge]\nfolder = 'j'\nexamples = 0\n[pairs]";
-        assert!(message("[pairs]", none).contains("`judge.examples`"));
-        let above = "[judge]\nfolder = 'j'\nrule = { threshold = 1.5 }\n[pairs]";
-        assert!(message("[pairs]", above).contains("`judge.rule.threshold`"));
+        let judged = DEMO.replacen("[pairs]", &score, 1);
+        assert!(Recipe::parse(&judged).is_ok());
+        let (before, table) = judged.split_once("[judge]").unwrap();
+        let (_, after) = table.split_once("\n\n").unwrap();
+        let error = Recipe::parse(&format!("{before}{after}")).unwrap_err().to_string();
+        assert!(error.contains("`judge.folder`"), "{error}");
+        assert!(message("labels = false", "examples = 0").contains("`judge.examples`"));
+        assert!(message("labels = false", "rule = { threshold = 1.5 }").contains("`judge.rule.threshold`"));
     }
 
     #[test]

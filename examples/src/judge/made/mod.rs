@@ -1,8 +1,8 @@
 //! Labelled pairs of the project's own making, from dialogues alone.
 //!
-//! Nobody's labels are used: a reply restates a description of its speaker where the two share telling words; descriptions
-//! of other speakers, and those that share no word, are neutral; a restated description that is edited into something
-//! that cannot be true at once is contradicted. English only.
+//! Nobody's labels are used: a reply restates a description of its speaker where the two share telling words, or mean like
+//! things to a sentence encoder; descriptions of other speakers, and those far from the reply, are neutral; a restated
+//! description that is edited into something that cannot be true at once is contradicted. English only.
 
 mod edits;
 
