@@ -9,7 +9,10 @@ use persona_data::{
 use persona_model::{Gpt2Config, LlamaConfig, Precision};
 use persona_train::TrainConfig;
 
+use tch::Device;
+
 use crate::data;
+use crate::judge::Judge;
 use crate::pipeline::prompt_set;
 use crate::recipe::{Lengths, LoraRecipe, ModelRecipe, PublishedShape, Recipe};
 use crate::workspace::{Start, Workspace};
@@ -289,7 +292,10 @@ fn loads(recipe: &Recipe, text: &str) -> Result<([Load; 3], String)> {
 
 fn measured(recipe: &Recipe, text: &str) -> Result<[Load; 3]> {
     let prompts = prompt_set(&recipe.prompts)?;
-    let data = data::load(recipe)?;
+    // Labels by a judge decide which examples there are.
+    let labels = recipe.judge.as_ref().filter(|judge| judge.labels);
+    let judge = labels.map(|judge| Judge::load(&judge.folder, Device::Cpu)).transpose()?;
+    let data = data::load(recipe, judge.as_ref())?;
     let folder = tempfile::tempdir()?;
     let (tokenizer, positions) = match &recipe.model {
         ModelRecipe::Folder { folder, .. } => {
