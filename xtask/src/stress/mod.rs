@@ -159,10 +159,15 @@ impl Stress {
 
     fn kill(&self, kills: u64, alone: Duration, start_up: Duration, random: &mut Random) -> Result<String> {
         let out = self.folder.join("killed");
-        // Six tenths of the work on the average, so that the last kill comes before the end.
-        let longest = start_up.mul_f64(2.0) + alone.mul_f64(2.0 * 0.6 / kills.max(1) as f64);
         let mut unfinished = 0;
         for done in 0..kills {
+            // Of the work that is left a third for the kills that are left, on the average: the last comes before the end,
+            // also on a machine that has become faster.
+            let reached = names(&out.join("checkpoints")).pop();
+            let reached =
+                reached.and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok()).unwrap_or(0);
+            let left = self.steps.saturating_sub(reached) as f64 / self.steps as f64;
+            let longest = start_up.mul_f64(2.0) + alone.mul_f64(2.0 * left / 3.0 / (kills - done) as f64);
             let mut child = self.spawn(&out)?;
             sleep(longest.mul_f64(random.share()));
             if child.try_wait().map_err(|error| error.to_string())?.is_some() {
