@@ -373,7 +373,7 @@ impl Model for Gpt2 {
         self.blocks.len()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
         let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
         let plan = self.state.adapters.plan(batch, true)?;
         self.run(block, x, (batch, &plan), (None, None), true)
@@ -417,7 +417,7 @@ impl CausalLm for Gpt2 {
         let mut x = dropped(words, self.config.embd_pdrop, train)?;
         let mut wanted = input.wanted(at)?;
         if cache.is_none() && recompute::is_wanted(self, train)? {
-            x = recompute::forward(self, x, batch, self.blocks.len())?;
+            x = recompute::forward(self, x, (batch, None), 0..self.blocks.len())?;
         } else {
             let plan = adapters.plan(batch, train)?;
             for (layer, block) in self.blocks.iter().enumerate() {

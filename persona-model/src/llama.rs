@@ -394,7 +394,7 @@ impl Model for Llama {
         self.blocks.len()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
         let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
         let pass = Pass {
             kind: self.state.compute_kind(),
@@ -447,7 +447,7 @@ impl CausalLm for Llama {
         let mut x = input.words.f_to_kind(Kind::Float)?;
         let mut wanted = input.wanted(at)?;
         if cache.is_none() && recompute::is_wanted(self, train)? {
-            x = recompute::forward(self, x, batch, self.blocks.len())?;
+            x = recompute::forward(self, x, (batch, None), 0..self.blocks.len())?;
         } else {
             let pass = Pass {
                 kind: self.state.compute_kind(),

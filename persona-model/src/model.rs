@@ -156,11 +156,13 @@ pub trait Model {
         0
     }
 
-    /// One of the model's blocks in training: from its input `[N, D]` to its output `[N, D]`.
+    /// One of the model's blocks in training: from its input `[N, D]` to its output `[N, D]`. With a `source`, a block of a
+    /// decoder that reads it: behind the N states of the batch's tokens stand those of the source's, as the encoder gave
+    /// them, which go through unchanged.
     ///
     /// # Errors
     /// libtorch's; [`Error::Batch`](crate::Error::Batch) for a block that is not there.
-    fn block(&self, layer: usize, _x: &Tensor, _batch: &Batch) -> Result<Tensor> {
+    fn block(&self, layer: usize, _x: &Tensor, _batch: &Batch, _source: Option<&Batch>) -> Result<Tensor> {
         Err(Error::Batch(format!("no block {layer}")))
     }
 
@@ -172,7 +174,7 @@ pub trait Model {
     /// [`Error::Config`](crate::Error::Config) for a model that does not have it.
     fn set_gradient_checkpointing(&mut self, on: bool) -> Result<()> {
         if on && self.blocks() == 0 {
-            let reason = "this model does not have it; causal language models and encoders do".to_owned();
+            let reason = "this model does not say what its blocks are (`Model::block`)".to_owned();
             return Err(Error::Config { key: "gradient_checkpointing", reason });
         }
         self.state().recompute.on.set(on);
@@ -221,7 +223,7 @@ impl<M: Model + ?Sized> Model for Box<M> {
         (**self).blocks()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
-        (**self).block(layer, x, batch)
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, source: Option<&Batch>) -> Result<Tensor> {
+        (**self).block(layer, x, batch, source)
     }
 }

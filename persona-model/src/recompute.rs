@@ -5,6 +5,7 @@
 //! by block, each with a graph of its own.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
@@ -23,6 +24,9 @@ pub(crate) struct Recompute {
 #[derive(Debug)]
 struct Recorded {
     batch: Batch,
+    /// Of a decoder: what it reads.
+    source: Option<Batch>,
+    layers: Range<usize>,
     /// What the blocks began with, `[N, D]`, with its graph.
     first: Tensor,
     /// What each block began with, without a graph.
@@ -42,24 +46,36 @@ pub(crate) fn is_wanted(model: &dyn Model, train: bool) -> Result<bool> {
     Ok(leaf.map(Tensor::f_alias).transpose()?.is_some_and(|alias| alias.requires_grad()))
 }
 
-/// The output `[N, D]` of the first `blocks` blocks, of which only the inputs are kept.
-pub(crate) fn forward(model: &dyn Model, first: Tensor, batch: &Batch, blocks: usize) -> Result<Tensor> {
+/// The output `[N, D]` of some blocks, of which only the inputs are kept.
+pub(crate) fn forward(
+    model: &dyn Model,
+    first: Tensor,
+    (batch, source): (&Batch, Option<&Batch>),
+    layers: Range<usize>,
+) -> Result<Tensor> {
     let seed = match model.has_dropout() {
         true => Some(Tensor::f_randint(i64::MAX, [1], (Kind::Int64, Device::Cpu))?.f_int64_value(&[0])?),
         false => None,
     };
-    let mut inputs = Vec::with_capacity(blocks);
+    let mut inputs = Vec::with_capacity(layers.len());
     let no_grad = tch::no_grad_guard();
     let mut x = first.f_detach()?;
-    for layer in 0..blocks {
+    for layer in layers.clone() {
         seed_block(seed, layer);
-        let output = model.block(layer, &x, batch)?;
+        let output = model.block(layer, &x, batch, source)?;
         inputs.push(std::mem::replace(&mut x, output));
     }
     drop(no_grad);
     let output = x.f_detach()?.f_set_requires_grad(true)?;
-    let recorded =
-        Recorded { batch: batch.shallow_clone(), first, inputs, output: output.shallow_clone(), seed };
+    let recorded = Recorded {
+        batch: batch.shallow_clone(),
+        source: source.map(Batch::shallow_clone),
+        layers,
+        first,
+        inputs,
+        output: output.shallow_clone(),
+        seed,
+    };
     model.state().recompute.recorded.borrow_mut().push(recorded);
     Ok(output)
 }
@@ -68,34 +84,40 @@ pub(crate) fn forward(model: &dyn Model, first: Tensor, batch: &Batch, blocks: u
 pub(crate) fn gradients(model: &(impl Model + ?Sized), loss: &Tensor) -> Result<Vec<Option<Tensor>>> {
     let recorded = model.state().recompute.recorded.take();
     let leaves: Vec<&Tensor> = model.trainable().leaves().iter().collect();
-    let outputs = recorded.iter().map(|recorded| &recorded.output);
-    let mut sums = backward(loss, &leaves.iter().copied().chain(outputs).collect::<Vec<_>>())?;
-    let arrived = sums.split_off(leaves.len());
-    for (recorded, gradient) in recorded.into_iter().zip(arrived) {
-        let Some(mut gradient) = gradient else { continue };
-        let Recorded { batch, first, inputs, seed, .. } = recorded;
-        for (layer, input) in inputs.into_iter().enumerate().rev() {
+    let outputs: Vec<Tensor> = recorded.iter().map(|recorded| recorded.output.shallow_clone()).collect();
+    let mut sums = backward(loss, &leaves.iter().copied().chain(&outputs).collect::<Vec<_>>(), false)?;
+    // The last pass first: a decoder's may begin with what an encoder's gave.
+    let mut arrived = sums.split_off(leaves.len());
+    for (at, recorded) in recorded.into_iter().enumerate().rev() {
+        let Some(mut gradient) = arrived.pop().flatten() else { continue };
+        let Recorded { batch, source, layers, first, inputs, seed, .. } = recorded;
+        for (layer, input) in layers.zip(inputs).rev() {
             let input = input.f_detach()?.f_set_requires_grad(true)?;
             seed_block(seed, layer);
-            let output = model.block(layer, &input, &batch)?;
+            let output = model.block(layer, &input, &batch, source.as_ref())?;
             let mut parts = backward(
                 &output.f_mul(&gradient)?,
                 &leaves.iter().copied().chain([&input]).collect::<Vec<_>>(),
+                false,
             )?;
             let lost = || Error::Batch(format!("block {layer} gave its input no gradient"));
             gradient = parts.pop().flatten().ok_or_else(lost)?;
             add(&mut sums, parts)?;
         }
         if first.requires_grad() {
-            add(&mut sums, backward(&first.f_mul(&gradient)?, &leaves)?)?;
+            let earlier = leaves.iter().copied().chain(outputs.iter().take(at)).collect::<Vec<_>>();
+            // Other passes may begin with the same graph.
+            let mut parts = backward(&first.f_mul(&gradient)?, &earlier, at > 0)?;
+            add(&mut arrived, parts.split_off(leaves.len()))?;
+            add(&mut sums, parts)?;
         }
     }
     Ok(sums)
 }
 
-/// The gradients of the sum of a tensor's elements.
-fn backward(of: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
-    let parts = Tensor::f_run_backward(&[of], inputs, false, false)?;
+/// The gradients of the sum of a tensor's elements; the graph stays where it is kept.
+fn backward(of: &Tensor, inputs: &[&Tensor], keep: bool) -> Result<Vec<Option<Tensor>>> {
+    let parts = Tensor::f_run_backward(&[of], inputs, keep, false)?;
     Ok(parts.into_iter().map(|part| part.defined().then_some(part)).collect())
 }
 

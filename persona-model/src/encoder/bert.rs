@@ -179,7 +179,7 @@ impl Body {
         };
         let mut x = self.embeddings.forward(batch, pass)?;
         if recompute::is_wanted(model, pass.train)? {
-            return recompute::forward(model, x, batch, layer);
+            return recompute::forward(model, x, (batch, None), 0..layer);
         }
         for block in blocks {
             x = block.forward(&x, batch, pass)?;
@@ -277,7 +277,7 @@ impl Model for Bert {
         self.body.blocks()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
         self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, true)?)
     }
 

@@ -149,7 +149,7 @@ impl Model for BertClassifier {
         self.body.blocks()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
         self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, true)?)
     }
 

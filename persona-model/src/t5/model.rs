@@ -18,6 +18,7 @@ use crate::layers::{Activation, Layout, Leaves, Linear, RmsNorm};
 use crate::model::{Model, ModelState};
 use crate::parameters::Parameters;
 use crate::position_bias::{PositionBias, RelativeBias};
+use crate::recompute;
 use crate::weights::{self, LoadReport};
 
 /// What one forward pass computes with.
@@ -184,20 +185,33 @@ impl Stack {
     ) -> Result<Tensor> {
         let bias = self.bias.of_batch(batch, pass.attention_kind)?;
         let mut x = pass.drop(embedded)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let normed = block.self_norm.forward(&x)?.f_to_kind(pass.kind)?;
-            let own = reading.as_mut().and_then(|reading| reading.own(layer));
-            let attended = block.self_attention.on_itself(&normed, batch, own, &bias, pass)?;
-            x = x.f_add(&pass.drop(attended)?)?;
-            if let (Some((norm, attention)), Some(reading)) = (&block.cross, &reading) {
-                let normed = norm.forward(&x)?.f_to_kind(pass.kind)?;
-                let attended = attention.on_sources(&normed, batch, reading, layer, pass)?;
-                x = x.f_add(&pass.drop(attended)?)?;
-            }
-            let normed = block.feed_forward_norm.forward(&x)?;
-            x = x.f_add(&pass.drop(block.feed_forward.forward(&normed, pass)?)?)?;
+        for layer in 0..self.blocks.len() {
+            x = self.block(layer, &x, (batch, &bias), reading.as_mut(), pass)?;
         }
         pass.drop(self.norm.forward(&x)?)
+    }
+
+    /// From the input `[N, D]` of a block to its output.
+    fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        (batch, bias): (&Batch, &PositionBias),
+        mut reading: Option<&mut Reading<'_, '_>>,
+        pass: Pass<'_>,
+    ) -> Result<Tensor> {
+        let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
+        let normed = block.self_norm.forward(x)?.f_to_kind(pass.kind)?;
+        let own = reading.as_deref_mut().and_then(|reading| reading.own(layer));
+        let attended = block.self_attention.on_itself(&normed, batch, own, bias, pass)?;
+        let mut x = x.f_add(&pass.drop(attended)?)?;
+        if let (Some((norm, attention)), Some(reading)) = (&block.cross, reading) {
+            let normed = norm.forward(&x)?.f_to_kind(pass.kind)?;
+            let attended = attention.on_sources(&normed, batch, reading, layer, pass)?;
+            x = x.f_add(&pass.drop(attended)?)?;
+        }
+        let normed = block.feed_forward_norm.forward(&x)?;
+        Ok(x.f_add(&pass.drop(block.feed_forward.forward(&normed, pass)?)?)?)
     }
 }
 
@@ -307,6 +321,20 @@ impl T5 {
         Ok(words.f_to_kind(Kind::Float)?)
     }
 
+    /// What a decoder reads of the encoder's states.
+    fn reading<'m, 'b>(
+        &'m self,
+        target: &Batch,
+        source: &'b Batch,
+        hidden: &Tensor,
+        train: bool,
+    ) -> Result<Reading<'m, 'b>> {
+        let sources = sources_of(target, source)?;
+        self.check_adapters(target, source, &sources)?;
+        let hidden = hidden.f_to_kind(self.state.compute_kind())?;
+        Ok(Reading::Encoded { hidden, source, sources, plan: self.state.adapters.plan(source, train)? })
+    }
+
     /// A target row and its source row are computed with one adapter.
     fn check_adapters(&self, target: &Batch, source: &Batch, sources: &[usize]) -> Result<()> {
         let of = |batch: &Batch, row: usize| match batch.adapters() {
@@ -338,6 +366,28 @@ impl Model for T5 {
         self.config.dropout_rate > 0.0 || self.state.adapters.has_dropout()
     }
 
+    fn blocks(&self) -> usize {
+        self.encoder.blocks.len() + self.decoder.blocks.len()
+    }
+
+    /// The encoder's blocks, then the decoder's.
+    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, source: Option<&Batch>) -> Result<Tensor> {
+        let plan = self.state.adapters.plan(batch, true)?;
+        let pass = self.pass(&plan, true);
+        let Some(source) = source else {
+            let bias = self.encoder.bias.of_batch(batch, pass.attention_kind)?;
+            return self.encoder.block(layer, x, (batch, &bias), None, pass);
+        };
+        let layer = layer.checked_sub(self.encoder.blocks.len());
+        let layer = layer.ok_or_else(|| Error::Batch("a block of the encoder reads no source".into()))?;
+        let parts = x.f_split_with_sizes([batch.tokens() as i64, source.tokens() as i64], 0)?;
+        let [x, hidden] = &parts[..] else { return Err(Error::Batch("states without a source's".into())) };
+        let bias = self.decoder.bias.of_batch(batch, pass.attention_kind)?;
+        let mut reading = self.reading(batch, source, hidden, true)?;
+        let x = self.decoder.block(layer, x, (batch, &bias), Some(&mut reading), pass)?;
+        Ok(Tensor::f_cat(&[&x, hidden], 0)?)
+    }
+
     fn save(&self, folder: &Path) -> Result<()> {
         let mut value =
             serde_json::to_value(&self.config).map_err(Error::json(folder.join("config.json")))?;
@@ -360,7 +410,14 @@ impl EncoderDecoder for T5 {
         source.check_alone()?;
         source.check_untyped()?;
         let plan = self.state.adapters.plan(source, train)?;
-        let hidden = self.encoder.forward(self.embed(source)?, source, None, self.pass(&plan, train))?;
+        let (pass, embedded) = (self.pass(&plan, train), self.embed(source)?);
+        let hidden = if recompute::is_wanted(self, train)? {
+            let first = pass.drop(embedded)?;
+            let x = recompute::forward(self, first, (source, None), 0..self.encoder.blocks.len())?;
+            pass.drop(self.encoder.norm.forward(&x)?)?
+        } else {
+            self.encoder.forward(embedded, source, None, pass)?
+        };
         Ok(Encoded { hidden, source })
     }
 
@@ -370,11 +427,16 @@ impl EncoderDecoder for T5 {
         let pass = self.pass(&plan, train);
         match memory {
             Memory::Encoded(Encoded { hidden, source }) => {
-                let sources = sources_of(target, source)?;
-                self.check_adapters(target, source, &sources)?;
-                let (hidden, plan) = (hidden.f_to_kind(pass.kind)?, self.state.adapters.plan(source, train)?);
-                let reading = Reading::Encoded { hidden, source, sources, plan };
-                self.decoder.forward(self.embed(target)?, target, Some(reading), pass)
+                let reading = self.reading(target, source, hidden, train)?;
+                let embedded = self.embed(target)?;
+                if !recompute::is_wanted(self, train)? {
+                    return self.decoder.forward(embedded, target, Some(reading), pass);
+                }
+                let first = Tensor::f_cat(&[&pass.drop(embedded)?, hidden], 0)?;
+                let layers = self.encoder.blocks.len()..self.blocks();
+                let x = recompute::forward(self, first, (target, Some(source)), layers)?;
+                let x = x.f_narrow(0, 0, target.tokens() as i64)?;
+                pass.drop(self.decoder.norm.forward(&x)?)
             }
             Memory::Cache(DecoderCache { own, sources }) => {
                 own.prepare(target, &[])?;
