@@ -190,7 +190,7 @@ fn gradients_of_encoder_decoders_are_those_of_the_plain_backward_pass() {
                 .unwrap();
             let leaves = model.adapters().get(id).unwrap().parameters().leaves();
             tch::no_grad(|| {
-                leaves.iter().for_each(|leaf| drop(leaf.shallow_clone().f_add_scalar_(0.1).unwrap()))
+                leaves.iter().for_each(|leaf| drop(leaf.shallow_clone().f_add_scalar_(0.02).unwrap()))
             });
             model.adapters_mut().train(Some(id)).unwrap();
         }
