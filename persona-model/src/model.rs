@@ -91,13 +91,8 @@ pub trait Model {
 
     /// What training changes, to write to.
     fn trainable_mut(&mut self) -> &mut Parameters {
-        if self.adapters().trained().is_none() {
-            return self.parameters_mut();
-        }
-        match self.adapters_mut().trained_mut() {
-            Some(parameters) => parameters,
-            None => unreachable!("an adapter is trained"),
-        }
+        let state = self.state_mut();
+        state.adapters.trained_mut().unwrap_or(&mut state.parameters)
     }
 
     /// A hash of everything that the model computes with: base weights, and the active adapter.

@@ -57,12 +57,8 @@ impl<M: Classifier> Classify<M> {
 /// The model's for a text that is too long, has no token, or ids beyond the vocabulary, each with the row.
 pub fn text_batch(texts: &[&EncodedText], limits: Limits, device: Device) -> Result<Batch> {
     let rows: Vec<&[u32]> = texts.iter().map(|text| text.ids.as_slice()).collect();
-    let batch = Batch::rows_of(&rows, limits, device)?;
-    if texts.iter().all(|text| text.token_types.iter().all(|&kind| kind == 0)) {
-        return Ok(batch);
-    }
     let types: Vec<&[u32]> = texts.iter().map(|text| text.token_types.as_slice()).collect();
-    Ok(batch.with_token_types(&types)?)
+    Ok(Batch::typed_rows_of(&rows, &types, limits, device)?)
 }
 
 impl<M: Classifier> Objective for Classify<M> {

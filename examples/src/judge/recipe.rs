@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use super::data::Source;
+use crate::recipe;
 use crate::workspace::{Workspace, lies_in};
 
 /// Everything that the training of a judge follows from.
@@ -106,11 +107,7 @@ impl JudgeRecipe {
     /// When the file cannot be read; names the line of what is wrong, and the key of a setting that is out of range; when
     /// the recipe, its data or its model lie where a run writes.
     pub fn load(path: &Path) -> Result<(Self, String)> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("reading the recipe {}", path.display()))?;
-        let recipe = Self::parse(&text).with_context(|| format!("the recipe {}", path.display()))?;
-        recipe.check_places(path)?;
-        Ok((recipe, text))
+        recipe::read(path, Self::parse, Self::check_places)
     }
 
     fn parse(text: &str) -> Result<Self> {

@@ -194,6 +194,20 @@ pub struct ReportRecipe {
     pub strategies: Vec<Strategy>,
 }
 
+/// Reads a recipe of any program: parses its text, and checks that nothing it names lies where the run writes. The second
+/// value is the text.
+pub(crate) fn read<R>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<R>,
+    check_places: impl FnOnce(&R, &Path) -> Result<()>,
+) -> Result<(R, String)> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("reading the recipe {}", path.display()))?;
+    let recipe = parse(&text).with_context(|| format!("the recipe {}", path.display()))?;
+    check_places(&recipe, path)?;
+    Ok((recipe, text))
+}
+
 impl Recipe {
     /// Reads a recipe; the second value is its text.
     ///
@@ -201,11 +215,7 @@ impl Recipe {
     /// When the file cannot be read; names the line of what is wrong, and the key of a setting that is out of range;
     /// when the recipe, its data or its model lie where a run writes.
     pub fn load(path: &Path) -> Result<(Self, String)> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("reading the recipe {}", path.display()))?;
-        let recipe = Self::parse(&text).with_context(|| format!("the recipe {}", path.display()))?;
-        recipe.check_places(path)?;
-        Ok((recipe, text))
+        read(path, Self::parse, Self::check_places)
     }
 
     fn parse(text: &str) -> Result<Self> {

@@ -41,11 +41,8 @@ pub(super) fn in_batches<V>(
     for places in of_like_length(&lengths, TOKENS) {
         let rows: Vec<&EncodedText> = places.iter().filter_map(|&place| rows.get(place)).collect();
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
-        let mut batch = Batch::rows_of(&ids, limits, device)?;
-        if rows.iter().any(|row| row.token_types.iter().any(|&kind| kind != 0)) {
-            let types: Vec<&[u32]> = rows.iter().map(|row| row.token_types.as_slice()).collect();
-            batch = batch.with_token_types(&types)?;
-        }
+        let types: Vec<&[u32]> = rows.iter().map(|row| row.token_types.as_slice()).collect();
+        let batch = Batch::typed_rows_of(&ids, &types, limits, device)?;
         for (answer, &place) in forward(&batch)?.into_iter().zip(&places) {
             if let Some(slot) = answers.get_mut(place) {
                 *slot = Some(answer);

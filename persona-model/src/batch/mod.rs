@@ -247,6 +247,16 @@ impl Batch {
         builder.build(limits, device)
     }
 
+    /// Rows that stand alone, with a type for each token where any is not 0.
+    ///
+    /// # Errors
+    /// As [`rows_of`](Self::rows_of) and [`with_token_types`](Self::with_token_types).
+    pub fn typed_rows_of(rows: &[&[u32]], types: &[&[u32]], limits: Limits, device: Device) -> Result<Self> {
+        let batch = Self::rows_of(rows, limits, device)?;
+        let typed = types.iter().copied().flatten().any(|&kind| kind != 0);
+        if typed { batch.with_token_types(types) } else { Ok(batch) }
+    }
+
     /// Gives rows their positions, and their masks where they continue another row.
     fn lay_out(ids: Tensor, rows: Vec<Row>, most: usize, device: Device) -> Result<Self> {
         let mut positions = Vec::with_capacity(rows.iter().map(|row| row.len).sum());

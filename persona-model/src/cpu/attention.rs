@@ -40,6 +40,11 @@ pub(crate) fn attend_step(
     if tokens as usize != rows.len() || keys.size3()? != (tokens, key_heads, width) {
         return Err(Error::Batch(format!("{tokens} queries for {} rows of the cache", rows.len())));
     }
+    let (held, room) = (cache.keys.size4()?.0 as usize, shape.room);
+    if let Some((row, past)) = rows.iter().find(|&&(row, past)| row >= held || past >= room) {
+        let reason = format!("token {past} of row {row}, in a cache of {held} rows of {room} tokens");
+        return Err(Error::Batch(reason));
+    }
     store(&mut cache.keys, keys, rows, shape)?;
     store(&mut cache.values, values, rows, shape)?;
     let queries = queries.f_contiguous()?;
@@ -66,7 +71,7 @@ fn store(held: &mut Tensor, new: &Tensor, rows: &[StepRow], shape: Shape) -> Res
     let Shape { key_heads, room, width, .. } = shape;
     for (&(row, past), new) in rows.iter().zip(new.chunks_exact(key_heads * width)) {
         for (head, new) in new.chunks_exact(width).enumerate() {
-            let place = held.at(((row * key_heads + head) * room + past.min(room - 1)) * width, width);
+            let place = held.at(((row * key_heads + head) * room + past) * width, width);
             // SAFETY: `at` has checked that so many numbers follow; nobody else has the cache.
             unsafe { std::ptr::copy_nonoverlapping(new.as_ptr(), place, width) };
         }

@@ -18,21 +18,15 @@ pub(crate) struct DpoOptions {
     /// Compute the reference's log-probabilities before the first step.
     #[arg(long)]
     precompute: bool,
-    #[command(flatten)]
-    steps: Parts,
+    /// Compute blocks again in the backward pass.
+    #[arg(long)]
+    checkpointing: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SftOptions {
     #[command(flatten)]
     workload: Workload,
-    #[command(flatten)]
-    steps: Parts,
-}
-
-/// How a step is computed.
-#[derive(Debug, Args)]
-struct Parts {
     /// Compute blocks again in the backward pass.
     #[arg(long)]
     checkpointing: bool,
@@ -52,7 +46,7 @@ pub(crate) fn dpo(options: &DpoOptions) -> Result<()> {
         })
         .collect();
     let loss = PreferenceLoss::sigmoid(0.1);
-    let policy = start(workload, &options.steps)?;
+    let policy = start(workload, options.checkpointing)?;
     let training = |seconds: Vec<f64>, losses: Vec<f64>| {
         print(workload, &seconds, json!({"losses": losses, "precompute": options.precompute}));
     };
@@ -61,7 +55,7 @@ pub(crate) fn dpo(options: &DpoOptions) -> Result<()> {
         let (seconds, losses) = run(workload, loss.on(policy), &items, (1e-6, None))?;
         training(seconds, losses);
     } else {
-        let reference = LiveReference::frozen(start(workload, &options.steps)?)?;
+        let reference = LiveReference::frozen(start(workload, options.checkpointing)?)?;
         let (seconds, losses) = run(workload, loss.against(policy, reference)?, &pairs, (1e-6, None))?;
         training(seconds, losses);
     }
@@ -81,20 +75,20 @@ pub(crate) fn sft(options: &SftOptions) -> Result<()> {
             target: row.chosen,
         })
         .collect();
-    let objective = NextToken::new(start(workload, &options.steps)?);
+    let objective = NextToken::new(start(workload, options.checkpointing)?);
     let (seconds, losses) = run(workload, objective, &examples, (2e-5, Some(10.0)))?;
     print(workload, &seconds, json!({"losses": losses}));
     Ok(())
 }
 
 /// The model in float32, which multiplies in the precision that is asked for.
-fn start(workload: &Workload, parts: &Parts) -> Result<Box<dyn CausalLm>> {
+fn start(workload: &Workload, checkpointing: bool) -> Result<Box<dyn CausalLm>> {
     let mut model = workload.model(Kind::Float)?;
     model.set_precision(match workload.kind()? {
         Kind::BFloat16 => Precision::Bf16,
         _ => Precision::Fp32,
     });
-    model.set_gradient_checkpointing(parts.checkpointing)?;
+    model.set_gradient_checkpointing(checkpointing)?;
     Ok(model)
 }
 
