@@ -122,6 +122,14 @@ pub(crate) enum Layout {
     OutIn,
 }
 
+impl Layout {
+    /// Inputs and outputs of a weight.
+    pub(crate) fn sizes(self, weight: &Tensor) -> Result<(i64, i64)> {
+        let (lines, columns) = weight.size2()?;
+        Ok(if self == Self::InOut { (lines, columns) } else { (columns, lines) })
+    }
+}
+
 /// A linear layer, with a bias where the checkpoint has one. Adapters add to it.
 pub(crate) struct Linear {
     weight: Weight,
@@ -143,8 +151,7 @@ impl Linear {
             None => Weight::Float(leaves.get("weight")?, layout),
         };
         let (inputs, outputs) = match &weight {
-            Weight::Float(weight, Layout::InOut) => weight.size2()?,
-            Weight::Float(weight, Layout::OutIn) => weight.f_tr()?.size2()?,
+            Weight::Float(weight, layout) => layout.sizes(weight)?,
             Weight::Nf4(weight) => (weight.size2().1, weight.size2().0),
         };
         let mut sites = leaves.sites.borrow_mut();
@@ -152,11 +159,10 @@ impl Linear {
         Ok(Self { weight, bias: leaves.optional("bias"), site: sites.len() - 1 })
     }
 
-    /// `x [N, in]`, computed in `kind`; returns `[N, out]`. Of few tokens on the CPU the result is float32 in any case.
+    /// `x [N, in]`, computed in `kind`; returns `[N, out]`, of the CPU's own kernels in float32 in any case.
     pub(crate) fn forward(&self, x: &Tensor, kind: Kind, adapters: &Plan<'_>) -> Result<Tensor> {
         if let Weight::Float(weight, layout) = &self.weight
-            && weight.kind() == kind
-            && let Some(output) = cpu::product(x, weight, *layout, self.bias.as_ref())?
+            && let Some(output) = cpu::linear(x, weight, *layout, self.bias.as_ref(), kind)?
         {
             return adapters.add(self.site, &x.f_to_kind(Kind::Float)?, output);
         }

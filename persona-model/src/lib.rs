@@ -26,6 +26,7 @@
 
 mod adapters;
 mod attention;
+mod autograd;
 mod batch;
 mod cache;
 mod config;

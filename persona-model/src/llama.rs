@@ -470,9 +470,7 @@ impl CausalLm for Llama {
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let kind = self.state.compute_kind();
         let head = self.state.adapters.head().unwrap_or(&self.head);
-        if head.kind() == kind
-            && let Some(logits) = cpu::product(hidden, head, Layout::OutIn, None)?
-        {
+        if let Some(logits) = cpu::linear(hidden, head, Layout::OutIn, None, kind)? {
             return Ok(logits);
         }
         let logits = hidden.f_to_kind(kind)?.f_mm(&head.f_to_kind(kind)?.f_tr()?)?;

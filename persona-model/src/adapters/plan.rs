@@ -192,8 +192,7 @@ impl LowRank {
 
 /// `x [N, in]` times a matrix `[out, in]`, in the kind of `x`.
 fn times(x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
-    let few = if matrix.kind() == x.kind() { cpu::product(x, matrix, Layout::OutIn, None)? } else { None };
-    match few {
+    match cpu::linear(x, matrix, Layout::OutIn, None, x.kind())? {
         Some(product) => Ok(product),
         None => Ok(x.f_mm(&matrix.f_to_kind(x.kind())?.f_tr()?)?),
     }
@@ -201,8 +200,7 @@ fn times(x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
 
 /// As [`times`], added to `sum [N, out]`.
 fn add_times(sum: Tensor, x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
-    let few = if matrix.kind() == x.kind() { cpu::product(x, matrix, Layout::OutIn, None)? } else { None };
-    match few {
+    match cpu::linear(x, matrix, Layout::OutIn, None, x.kind())? {
         Some(product) => Ok(sum.f_add(&product)?),
         None => Ok(sum.f_addmm(x, &matrix.f_to_kind(x.kind())?.f_tr()?)?),
     }

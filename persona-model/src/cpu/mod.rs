@@ -1,9 +1,11 @@
-//! Kernels of decoding on the CPU, where libtorch's are made for many tokens at once.
+//! Kernels for the CPU where libtorch's are slow.
 //!
 //! A step of decoding multiplies few rows with every weight: it is bound by reading the weights, of which libtorch's
-//! products reach a fifth of the memory's speed, and its attention computes with padding and copies. These kernels read
-//! every weight once in the order in which it lies, and every row's keys and values alone. Numbers are float32; weights
-//! may be bfloat16. A row's result has the same bits whatever rows are beside it.
+//! products reach a fifth of the memory's speed, and its attention computes with padding and copies. The kernels of `few`
+//! and `attention` read every weight once in the order in which it lies, and every row's keys and values alone. Numbers are
+//! float32; weights may be bfloat16. A row's result has the same bits whatever rows are beside it.
+//!
+//! Training, prefill and encoders multiply many rows: `matrix`. `linear` chooses, and has the gradients.
 //!
 //! They need x86 with AVX-512, or AVX2 and FMA, and contiguous tensors in main memory. Everything else goes through
 //! libtorch.
@@ -11,15 +13,17 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod exp;
+mod few;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
+mod linear;
+mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod panel;
-mod product;
 mod threads;
 
 pub(crate) use self::attention::attend_step;
-pub(crate) use self::product::product;
+pub(crate) use self::linear::linear;
 
 use tch::{Device, Kind, Tensor};
 

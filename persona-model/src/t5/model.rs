@@ -11,6 +11,7 @@ use crate::attention::{self, Settings};
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache, LayerCache};
 use crate::config;
+use crate::cpu;
 use crate::cross_attention::{Places, SourceCache, attend_to_sources, sources_of};
 use crate::encoder_decoder::{DecoderCache, Encoded, EncoderDecoder, Memory};
 use crate::error::{Error, Result};
@@ -456,6 +457,9 @@ impl EncoderDecoder for T5 {
         } else {
             hidden.shallow_clone()
         };
+        if let Some(logits) = cpu::linear(&hidden, &self.head, Layout::OutIn, None, kind)? {
+            return Ok(logits);
+        }
         let logits = hidden.f_to_kind(kind)?.f_mm(&self.head.f_to_kind(kind)?.f_tr()?)?;
         Ok(logits.f_to_kind(Kind::Float)?)
     }
