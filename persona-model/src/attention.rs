@@ -35,6 +35,58 @@ pub(crate) fn attend(
     attend_biased((queries, keys, values), batch, cache, settings, None)
 }
 
+/// As [`attend`], for queries, keys and values in one tensor `[N, 3, H, W]`.
+pub(crate) fn attend_together(
+    all: &Tensor,
+    batch: &Batch,
+    cache: Option<&mut LayerCache>,
+    settings: Settings,
+) -> Result<Tensor> {
+    let (tokens, _, heads, head_size) = all.size4()?;
+    if cache.is_none()
+        && let Some(attended) = whole_rows(&cpu::Heads::Together(&widen(all)?), batch, settings)?
+    {
+        return Ok(attended.f_view([tokens, heads * head_size])?);
+    }
+    let parts = all.f_unbind(1)?;
+    let [queries, keys, values] = &parts[..] else {
+        return Err(Error::Batch(format!("{} parts of a projection, not three", parts.len())));
+    };
+    attend(queries, keys, values, batch, cache, settings)
+}
+
+/// Attention by our own kernel, where it can: on the CPU, and without dropout.
+fn whole_rows(heads: &cpu::Heads<'_>, batch: &Batch, settings: Settings) -> Result<Option<Tensor>> {
+    let asked_otherwise = settings.dropout > 0.0 || batch.is_padded();
+    if asked_otherwise {
+        return Ok(None);
+    }
+    cpu::attend_rows(heads, batch.rows(), settings.scale, settings.causal)
+}
+
+/// As [`whole_rows`], for rows that a cache begins with, and keeps.
+fn new_rows(
+    (queries, keys, values): (&Tensor, &Tensor, &Tensor),
+    batch: &Batch,
+    cache: &LayerCache,
+    settings: Settings,
+) -> Result<Option<Tensor>> {
+    let begins = |row: &Row| matches!(row.context, Context::Cached(_)) && row.begins();
+    if batch.is_step() || cache.has_shared() || !batch.rows().iter().all(begins) {
+        return Ok(None);
+    }
+    let attended = whole_rows(&cpu::Heads::Apart([queries, keys, values]), batch, settings)?;
+    if attended.is_some() {
+        for row in batch.rows() {
+            let Context::Cached(cached) = row.context else { continue };
+            for (all, new) in [(&cache.keys, keys), (&cache.values, values)] {
+                let _ = store(all, (cached, row), &new.f_narrow(0, row.start as i64, row.len as i64)?, None)?;
+            }
+        }
+    }
+    Ok(attended)
+}
+
 /// As [`attend`], with a bias on the products of queries and keys that also says who attends to whom.
 pub(crate) fn attend_biased(
     (queries, keys, values): (&Tensor, &Tensor, &Tensor),
@@ -45,6 +97,15 @@ pub(crate) fn attend_biased(
 ) -> Result<Tensor> {
     let (tokens, heads, head_size) = queries.size3()?;
     let (queries, keys, values) = (&widen(queries)?, &widen(keys)?, &widen(values)?);
+    let mut cache = cache;
+    let attended = match (bias, cache.as_deref_mut()) {
+        (None, None) => whole_rows(&cpu::Heads::Apart([queries, keys, values]), batch, settings)?,
+        (None, Some(cache)) => new_rows((queries, keys, values), batch, cache, settings)?,
+        (Some(_), _) => None,
+    };
+    if let Some(attended) = attended {
+        return Ok(attended.f_view([tokens, heads * head_size])?);
+    }
     let attended = match cache {
         Some(cache) if batch.is_step() && bias.is_none() => {
             let rows = step_rows(batch, cache);

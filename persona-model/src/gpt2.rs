@@ -329,16 +329,13 @@ impl Gpt2 {
         let (config, kind) = (&self.config, self.state.compute_kind());
         let Block { ln_1, attention, ln_2, mlp } = block;
         let qkv = attention.c_attn.forward(&ln_1.forward(x)?, kind, plan)?;
-        let qkv = qkv.f_view([qkv.size2()?.0, 3, attention.heads, -1])?.f_unbind(1)?;
+        let qkv = qkv.f_view([qkv.size2()?.0, 3, attention.heads, -1])?;
         let settings = Settings {
             scale: attention.scale,
             dropout: if train { config.attn_pdrop } else { 0.0 },
             causal: true,
         };
-        let [q, k, v] = &qkv[..] else {
-            return Err(Error::Batch("projection without three parts".into()));
-        };
-        let attended = attention::attend(q, k, v, batch, cache, settings)?;
+        let attended = attention::attend_together(&qkv, batch, cache, settings)?;
         let (plan, at) = at.map_or((plan, None), |(plan, at)| (plan, Some(at)));
         let attended = tokens_at(attended, at)?;
         let attended = attention.c_proj.forward(&attended, kind, plan)?;

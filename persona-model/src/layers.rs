@@ -31,6 +31,14 @@ pub enum Activation {
 
 impl Activation {
     pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        let gated = match self {
+            Self::GeluNew => cpu::gate(x, cpu::Gate::GELU_TANH)?,
+            Self::Silu => cpu::gate(x, cpu::Gate::SILU)?,
+            _ => None,
+        };
+        if let Some(gated) = gated {
+            return Ok(gated);
+        }
         Ok(match self {
             Self::GeluNew => x.f_gelu("tanh")?,
             Self::Gelu => x.f_gelu("none")?,

@@ -2,13 +2,14 @@
 
 use super::lanes::Lanes;
 
-/// Turns `len` scores into weights `exp(scale score - highest)`, in place, and returns one over their sum.
+/// Turns `len` scores into weights `exp(scale (score - highest))`, in place, and returns one over their sum, and the
+/// logarithm of the sum of `exp(scale score)`.
 ///
 /// # Safety
 /// The processor has the instructions; `scores` points to `len` numbers.
 #[allow(unsafe_code)]
 #[inline(always)]
-pub(super) unsafe fn softmax<L: Lanes>(scores: *mut f32, len: usize, scale: f32) -> f32 {
+pub(super) unsafe fn softmax<L: Lanes>(scores: *mut f32, len: usize, scale: f32) -> (f32, f32) {
     let whole = len - len % L::N;
     unsafe {
         let mut highest = f32::NEG_INFINITY;
@@ -36,14 +37,17 @@ pub(super) unsafe fn softmax<L: Lanes>(scores: *mut f32, len: usize, scale: f32)
             *scores.add(at) = weight;
             sum += weight;
         }
-        1.0 / sum
+        (1.0 / sum, highest * scale + sum.ln())
     }
 }
 
-/// `exp` of numbers up to 0, to two units of the last place; 0 below -87.
+/// `exp` of numbers up to 87, to two units of the last place; that of -87 below.
+///
+/// # Safety
+/// The processor has the instructions.
 #[allow(unsafe_code)]
 #[inline(always)]
-unsafe fn exp<L: Lanes>(x: L::V) -> L::V {
+pub(super) unsafe fn exp<L: Lanes>(x: L::V) -> L::V {
     // exp(x) = 2^n exp(r) with n whole and r within half of ln 2 around 0; ln 2 in two parts, so that r is exact.
     const LN_2: f32 = 0.693_359_4;
     const LN_2_REST: f32 = -2.121_944_4e-4;

@@ -162,34 +162,3 @@ mod tests {
         none(&x.narrow(0, 0, 0), &weight, Layout::InOut, Kind::Float);
     }
 }
-
-#[cfg(test)]
-mod timing {
-    use super::*;
-    #[test]
-    #[ignore]
-    fn timing() {
-        for (m, k, n) in [(2256, 384, 1536), (2256, 1536, 384), (2256, 384, 384), (2256,384,1152), (450, 384, 1536)] {
-            let x = Tensor::randn([m, k], (Kind::Float, Device::Cpu));
-            let w = Tensor::randn([k, n], (Kind::Float, Device::Cpu));
-            let g = Tensor::randn([m, n], (Kind::Float, Device::Cpu));
-            let time = |f: &mut dyn FnMut()| {
-                let mut best = f64::MAX;
-                for _ in 0..15 { let t = std::time::Instant::now(); f(); best = best.min(t.elapsed().as_secs_f64()); }
-                2e-9 * (m * n * k) as f64 / best
-            };
-            print!("{m} {k} {n}: ");
-            for (kind, p) in [(Kind::Float, Precision::Float), (Kind::BFloat16, Precision::BFloat16)] {
-                let f = time(&mut || { linear(&x, &w, Layout::InOut, None, kind).unwrap().unwrap(); });
-                let i = time(&mut || { of_input(&g, &w, Layout::InOut, p).unwrap(); });
-                let o = time(&mut || { of_weight(&g, &x, Layout::InOut, p).unwrap(); });
-                let (xk, wk, gk) = (x.to_kind(kind), w.to_kind(kind), g.to_kind(kind));
-                let tf = time(&mut || { let _ = xk.mm(&wk); });
-                let ti = time(&mut || { let _ = gk.mm(&wk.tr()); });
-                let to = time(&mut || { let _ = xk.tr().mm(&gk); });
-                print!(" {kind:?} ours {f:.0} {i:.0} {o:.0} torch {tf:.0} {ti:.0} {to:.0}");
-            }
-            println!();
-        }
-    }
-}

@@ -2,28 +2,33 @@
 //!
 //! A step of decoding multiplies few rows with every weight: it is bound by reading the weights, of which libtorch's
 //! products reach a fifth of the memory's speed, and its attention computes with padding and copies. The kernels of `few`
-//! and `attention` read every weight once in the order in which it lies, and every row's keys and values alone. Numbers are
+//! and `step` read every weight once in the order in which it lies, and every row's keys and values alone. Numbers are
 //! float32; weights may be bfloat16. A row's result has the same bits whatever rows are beside it.
 //!
-//! Training, prefill and encoders multiply many rows: `matrix`. `linear` chooses, and has the gradients.
+//! Training, prefill and encoders multiply many rows: `matrix`, which `linear`, `rows` (attention) and `gate` (activations)
+//! use, with the gradients.
 //!
 //! They need x86 with AVX-512, or AVX2 and FMA, and contiguous tensors in main memory. Everything else goes through
 //! libtorch.
 
-mod attention;
 #[cfg(target_arch = "x86_64")]
 mod exp;
 mod few;
+mod gate;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod linear;
 mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod panel;
+mod rows;
+mod step;
 mod threads;
 
-pub(crate) use self::attention::attend_step;
+pub(crate) use self::gate::{Gate, gate};
 pub(crate) use self::linear::linear;
+pub(crate) use self::rows::{Heads, attend_rows};
+pub(crate) use self::step::attend_step;
 
 use tch::{Device, Kind, Tensor};
 

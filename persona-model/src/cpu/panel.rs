@@ -261,7 +261,7 @@ macro_rules! kernels {
                 unsafe {
                     for row in 0..rows {
                         let scores = scores.start.add(row * scores.stride);
-                        let factor = softmax::<$lanes>(scores, len, scale);
+                        let (factor, _) = softmax::<$lanes>(scores, len, scale);
                         let lanes = <$lanes as Lanes>::splat(factor);
                         let whole = len - len % N;
                         for at in (0..whole).step_by(N) {

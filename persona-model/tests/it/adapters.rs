@@ -84,7 +84,8 @@ fn rows_of_one_batch_are_computed_with_their_own_adapters() {
             for ((row, own), together) in rows.iter().zip(own).zip(together.split_with_sizes(lens, 0)) {
                 model.adapters_mut().activate(own).unwrap();
                 let alone = Batch::rows_of(&[row], model.limits(), Device::Cpu).unwrap();
-                assert!(difference(&logits(&model, &alone), &together) < 1e-5, "{own:?}, {len} tokens");
+                let off = difference(&logits(&model, &alone), &together);
+                assert!(off < 3e-5, "{own:?}, {len} tokens: {off}");
             }
         }
         // Decoding: a token a row on a cache that was filled under the same adapters.

@@ -5,9 +5,9 @@
 //! while it packs. Every number of a result is summed in one order, whatever the number of threads.
 
 #[cfg(target_arch = "x86_64")]
-mod pack;
+pub(super) mod pack;
 #[cfg(target_arch = "x86_64")]
-mod tile;
+pub(super) mod tile;
 
 use tch::{Kind, Tensor};
 
@@ -113,8 +113,9 @@ mod blocked {
     use std::cell::RefCell;
 
     use super::pack::{Element, Side};
-    use super::tile::{BLOCK_LINES, BLOCK_UNITS, COLUMNS, LINES, Part, bfloat16, float};
+    use super::tile::{BLOCK_LINES, COLUMNS, LINES, Part, bfloat16, float, with_room};
     use super::{Factor, Output, Precision};
+    use crate::cpu::panel::Begin;
     use crate::cpu::threads;
 
     /// Numbers of the second factor that are packed at once.
@@ -126,16 +127,8 @@ mod blocked {
     /// Panels that a thread packs at once.
     const PANELS: usize = 2;
 
-    type Room = Box<[u32; BLOCK_LINES * BLOCK_UNITS]>;
-
     thread_local! {
         static SECOND: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-        static BLOCK: RefCell<Option<Room>> = const { RefCell::new(None) };
-    }
-
-    fn room() -> Room {
-        let room = vec![0; BLOCK_LINES * BLOCK_UNITS].into_boxed_slice();
-        room.try_into().unwrap_or_else(|_| Box::new([0; BLOCK_LINES * BLOCK_UNITS]))
     }
 
     fn side<T>(factor: Factor<'_>, numbers: &[T]) -> Side<T> {
@@ -204,14 +197,14 @@ mod blocked {
                         lines,
                         // SAFETY: the panel is one of those that were packed.
                         b: unsafe { packed.at(panel * units * COLUMNS) },
+                        held: units,
                         columns: width,
                         depth,
                         results: y.at(line * columns + column, (lines - 1) * columns + width),
                         stride: columns,
-                        bias: bias.map_or(std::ptr::null(), |bias| bias[column..].as_ptr()),
+                        begin: bias.map_or(Begin::Zero, |bias| Begin::Bias(bias[column..].as_ptr())),
                     };
-                    BLOCK.with_borrow_mut(|block| {
-                        let block = block.get_or_insert_with(room);
+                    with_room(|block| {
                         // SAFETY: as above; every part has results of its own, and the bias has a number a column.
                         unsafe {
                             match precision {

@@ -4,10 +4,10 @@ use core::arch::x86_64::*;
 
 /// One factor: the number at a line and a depth lies at `line * line_stride + depth * depth_stride`; one of the two is 1.
 #[derive(Clone, Copy)]
-pub(super) struct Side<T> {
-    pub(super) start: *const T,
-    pub(super) line: usize,
-    pub(super) depth: usize,
+pub(in crate::cpu) struct Side<T> {
+    pub(in crate::cpu) start: *const T,
+    pub(in crate::cpu) line: usize,
+    pub(in crate::cpu) depth: usize,
 }
 
 // SAFETY: threads only read through it.
@@ -16,14 +16,14 @@ unsafe impl<T> Sync for Side<T> {}
 
 impl<T> Side<T> {
     /// What begins at a line and a depth.
-    pub(super) fn at(self, line: usize, depth: usize) -> Self {
+    pub(in crate::cpu) fn at(self, line: usize, depth: usize) -> Self {
         Self { start: self.start.wrapping_add(line * self.line + depth * self.depth), ..self }
     }
 }
 
 /// What factors are held in.
 #[allow(unsafe_code)]
-pub(super) trait Element: Copy {
+pub(in crate::cpu) trait Element: Copy {
     /// Up to 16 numbers, zero beyond.
     unsafe fn load(from: *const Self, some: __mmask16) -> __m512;
 }

@@ -1,32 +1,46 @@
 //! The kernel: tiles of a product from packed factors.
 
 use core::arch::x86_64::*;
+use std::cell::RefCell;
 
 use super::pack::{Element, Pair, Side, Single, Unit, first, pack};
+use crate::cpu::panel::Begin;
 
 /// Lines of the first factor that a tile holds, and of the second (its columns): 24 registers of sums.
-pub(super) const LINES: usize = 12;
-pub(super) const COLUMNS: usize = 32;
+pub(in crate::cpu) const LINES: usize = 12;
+pub(in crate::cpu) const COLUMNS: usize = 32;
 
 /// Lines and units of the first factor that are packed at once: they stay in a core's own cache.
-pub(super) const BLOCK_LINES: usize = 144;
-pub(super) const BLOCK_UNITS: usize = 384;
+pub(in crate::cpu) const BLOCK_LINES: usize = 144;
+pub(in crate::cpu) const BLOCK_UNITS: usize = 384;
+
+/// Lends the place in which this thread packs blocks of the first factor, which it keeps.
+pub(in crate::cpu) fn with_room<R>(run: impl FnOnce(&mut [u32]) -> R) -> R {
+    thread_local! {
+        static ROOM: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    }
+    ROOM.with_borrow_mut(|room| {
+        room.resize(BLOCK_LINES * BLOCK_UNITS, 0);
+        run(room)
+    })
+}
 
 /// Part of a product: all depth of some lines and some columns.
 #[derive(Clone, Copy)]
-pub(super) struct Part<T> {
+pub(in crate::cpu) struct Part<T> {
     /// The first factor from the part's first line on, and its lines, at most [`BLOCK_LINES`].
-    pub(super) a: Side<T>,
-    pub(super) lines: usize,
+    pub(in crate::cpu) a: Side<T>,
+    pub(in crate::cpu) lines: usize,
     /// The second factor, packed, from the part's first column on; whole panels of [`COLUMNS`] but for the last.
-    pub(super) b: *const u32,
-    pub(super) columns: usize,
-    pub(super) depth: usize,
+    pub(in crate::cpu) b: *const u32,
+    /// Units that each panel holds: those of the depth, or more.
+    pub(in crate::cpu) held: usize,
+    pub(in crate::cpu) columns: usize,
+    pub(in crate::cpu) depth: usize,
     /// Where the part's results begin, and how far apart their lines are.
-    pub(super) results: *mut f32,
-    pub(super) stride: usize,
-    /// What is added to each column, or null.
-    pub(super) bias: *const f32,
+    pub(in crate::cpu) results: *mut f32,
+    pub(in crate::cpu) stride: usize,
+    pub(in crate::cpu) begin: Begin,
 }
 
 /// Up to [`LINES`] by [`COLUMNS`] results.
@@ -35,9 +49,7 @@ struct Tile {
     results: *mut f32,
     stride: usize,
     columns: usize,
-    bias: *const f32,
-    /// Whether results are added to.
-    add: bool,
+    begin: Begin,
 }
 
 #[allow(unsafe_code)]
@@ -60,12 +72,12 @@ unsafe fn tile<U: Unit, const M: usize>(units: usize, a: *const u32, b: *const u
         for half in 0..2 {
             let some = first(tile.columns.saturating_sub(16 * half));
             let mut begin = _mm512_setzero_ps();
-            if !tile.add && !tile.bias.is_null() {
-                begin = _mm512_maskz_loadu_ps(some, tile.bias.wrapping_add(16 * half));
+            if let Begin::Bias(bias) = tile.begin {
+                begin = _mm512_maskz_loadu_ps(some, bias.wrapping_add(16 * half));
             }
             for (m, sums) in sums.iter().enumerate() {
                 let place = tile.results.wrapping_add(m * tile.stride + 16 * half);
-                if tile.add {
+                if let Begin::Add = tile.begin {
                     begin = _mm512_maskz_loadu_ps(some, place);
                 }
                 _mm512_mask_storeu_ps(place, some, _mm512_add_ps(begin, sums[half]));
@@ -77,7 +89,8 @@ unsafe fn tile<U: Unit, const M: usize>(units: usize, a: *const u32, b: *const u
 /// Computes a part; `room` takes a block of the first factor.
 #[allow(unsafe_code)]
 #[inline(always)]
-unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32; BLOCK_LINES * BLOCK_UNITS]) {
+unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32]) {
+    assert!(room.len() >= BLOCK_LINES * BLOCK_UNITS && part.lines <= BLOCK_LINES);
     unsafe {
         let all = part.depth.div_ceil(U::DEPTH);
         let room = room.as_mut_ptr();
@@ -89,15 +102,18 @@ unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32; BLOCK_LIN
                 pack::<U, T, LINES>(part.a.at(line, begin), (lines, depth), room.add(line * units));
             }
             for column in (0..part.columns).step_by(COLUMNS) {
-                let b = part.b.add(column * all + unit * COLUMNS);
+                let b = part.b.add(column * part.held + unit * COLUMNS);
                 for line in (0..part.lines).step_by(LINES) {
                     let a = room.add(line * units).cast_const();
                     let at = Tile {
                         results: part.results.add(line * part.stride + column),
                         stride: part.stride,
                         columns: part.columns - column,
-                        bias: part.bias.wrapping_add(if part.bias.is_null() { 0 } else { column }),
-                        add: unit > 0,
+                        begin: match part.begin {
+                            _ if unit > 0 => Begin::Add,
+                            Begin::Bias(bias) => Begin::Bias(bias.wrapping_add(column)),
+                            begin => begin,
+                        },
                     };
                     match part.lines - line {
                         1 => tile::<U, 1>(units, a, b, at),
@@ -121,7 +137,7 @@ unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32; BLOCK_LIN
 
 macro_rules! kernels {
     ($name:ident, $unit:ident, $features:literal) => {
-        pub(super) mod $name {
+        pub(in crate::cpu) mod $name {
             use super::*;
 
             /// # Safety
@@ -129,9 +145,9 @@ macro_rules! kernels {
             /// writes to them.
             #[allow(unsafe_code)]
             #[target_feature(enable = $features)]
-            pub(in super::super) unsafe fn compute<T: Element>(
+            pub(in crate::cpu) unsafe fn compute<T: Element>(
                 part: Part<T>,
-                room: &mut [u32; BLOCK_LINES * BLOCK_UNITS],
+                room: &mut [u32],
             ) {
                 unsafe { super::compute::<$unit, T>(part, room) }
             }
@@ -142,7 +158,7 @@ macro_rules! kernels {
             /// The processor has the instructions; the factor has the lines and the depth, and the place room for them.
             #[allow(unsafe_code)]
             #[target_feature(enable = $features)]
-            pub(in super::super) unsafe fn panel<T: Element>(
+            pub(in crate::cpu) unsafe fn panel<T: Element>(
                 from: Side<T>,
                 lines: usize,
                 depth: usize,
