@@ -309,6 +309,12 @@ impl Batch {
         &self.rows
     }
 
+    /// Where each of the B rows begins, `[B]` on the batch's device.
+    pub(crate) fn starts(&self) -> Result<Tensor> {
+        let starts: Vec<i64> = self.rows.iter().map(|row| row.start as i64).collect();
+        Ok(Tensor::f_from_slice(&starts)?.f_to_device(self.device())?)
+    }
+
     /// The ids of all rows in one line, `[N]`.
     pub fn ids(&self) -> &Tensor {
         &self.ids
@@ -347,6 +353,7 @@ pub(crate) fn causal_mask(len: usize, past: usize, device: Device) -> Result<Ten
     let ones = Tensor::f_ones([len as i64, (past + len) as i64], (Kind::Bool, device))?;
     Ok(ones.f_tril(past as i64)?)
 }
+
 /// Of one vector a token, those of the tokens at some places, or all.
 pub(crate) fn tokens_at(x: Tensor, at: Option<&Tensor>) -> Result<Tensor> {
     match at {

@@ -144,7 +144,8 @@ mod tests {
         for (ours, theirs) in [(Gate::GELU_TANH, x.gelu("tanh")), (Gate::SILU, x.silu())] {
             let ours = gate(&x, ours).unwrap().unwrap();
             assert!((&ours - &theirs).abs().max().double_value(&[]) < 2e-6);
-            let gradient = |y: &Tensor| Tensor::run_backward(&[y * &direction], &[&x], false, false).remove(0);
+            let gradient =
+                |y: &Tensor| Tensor::run_backward(&[y * &direction], &[&x], false, false).remove(0);
             assert!((gradient(&ours) - gradient(&theirs)).abs().max().double_value(&[]) < 2e-6);
         }
     }

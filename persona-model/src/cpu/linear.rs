@@ -89,11 +89,18 @@ fn of_weight(gradient: &Tensor, x: &Tensor, layout: Layout, precision: Precision
     }
 }
 
-fn product(a: Option<Factor<'_>>, b: Option<Factor<'_>>, precision: Precision, sizes: [i64; 2]) -> Result<Tensor> {
+fn product(
+    a: Option<Factor<'_>>,
+    b: Option<Factor<'_>>,
+    precision: Precision,
+    sizes: [i64; 2],
+) -> Result<Tensor> {
     let mut y = Tensor::f_empty(sizes, (Kind::Float, Device::Cpu))?;
     match (a, b) {
         (Some(a), Some(b)) if multiply(a, b, None, precision, &mut y) => Ok(y),
-        _ => Err(Error::Batch(format!("the gradient of a linear layer, {sizes:?}, in a form that was not expected"))),
+        _ => Err(Error::Batch(format!(
+            "the gradient of a linear layer, {sizes:?}, in a form that was not expected"
+        ))),
     }
 }
 
@@ -127,10 +134,14 @@ mod tests {
                     let matrix = if layout == Layout::InOut { weight.shallow_clone() } else { weight.tr() };
                     let theirs = bias.addmm(&x, &matrix);
                     assert!(off(&ours, &theirs) < tolerance);
-                    let gradients =
-                        |y: &Tensor| Tensor::run_backward(&[y * &direction], &[&x, &weight, &bias], false, false);
+                    let gradients = |y: &Tensor| {
+                        Tensor::run_backward(&[y * &direction], &[&x, &weight, &bias], false, false)
+                    };
                     for (ours, theirs) in gradients(&ours).iter().zip(&gradients(&theirs)) {
-                        assert!(off(ours, theirs) < tolerance, "{rows} x {inside} x {out} {kind:?} {layout:?}");
+                        assert!(
+                            off(ours, theirs) < tolerance,
+                            "{rows} x {inside} x {out} {kind:?} {layout:?}"
+                        );
                     }
                 }
             }

@@ -35,7 +35,9 @@ unsafe impl Sync for Place {}
 impl Place {
     /// Of `[N, heads, W]`; None for tensors that the kernel does not read.
     fn of(tensor: &Tensor) -> Option<Self> {
-        let (&[_, heads, _], &[token, head, 1]) = (&tensor.size()[..], &tensor.stride()[..]) else { return None };
+        let (&[_, heads, _], &[token, head, 1]) = (&tensor.size()[..], &tensor.stride()[..]) else {
+            return None;
+        };
         let held = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.numel() > 0;
         let [token, head, heads] = [token, head, heads].map(|number| usize::try_from(number).ok());
         let start = tensor.data_ptr().cast_const().cast();
@@ -77,7 +79,12 @@ struct Shape {
 ///
 /// # Shapes
 /// Returns `[N, H, W]`; None where libtorch has to compute it.
-pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], scale: f64, causal: bool) -> Result<Option<Tensor>> {
+pub(crate) fn attend_rows(
+    heads: &Heads<'_>,
+    rows: &[Row],
+    scale: f64,
+    causal: bool,
+) -> Result<Option<Tensor>> {
     if Precision::of(Kind::Float).is_none() {
         return Ok(None);
     }
@@ -131,7 +138,8 @@ pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], scale: f64, causal: b
         } else {
             (None, parts.iter().map(|part| Tensor::f_zeros(part.size(), float)).collect::<Result<_, _>>()?)
         };
-        let [Some(dq), Some(dk), Some(dv)] = [0, 1, 2].map(|part| results.get(part).and_then(Place::of)) else {
+        let [Some(dq), Some(dk), Some(dv)] = [0, 1, 2].map(|part| results.get(part).and_then(Place::of))
+        else {
             return Err(unread());
         };
         backward(shape, &groups, [q, k, v], (passed, &sums), [dq, dk, dv])?;
@@ -227,7 +235,11 @@ mod kernels {
         of_values: Vec<f32>,
     }
 
-    fn for_each_part(groups: &[Vec<Span>], heads: usize, run: &(dyn Fn(&[Span], usize, &mut Scratch) + Sync)) {
+    fn for_each_part(
+        groups: &[Vec<Span>],
+        heads: usize,
+        run: &(dyn Fn(&[Span], usize, &mut Scratch) + Sync),
+    ) {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
@@ -495,8 +507,7 @@ mod kernels {
             let (factor, base) = (Avx512::splat(scale), Avx512::splat(-sum));
             let mut lanes = Avx512::splat(0.0);
             for at in (0..whole).step_by(N) {
-                let weight =
-                    exp::<Avx512>(Avx512::mul_add(Avx512::load(weights.add(at)), factor, base));
+                let weight = exp::<Avx512>(Avx512::mul_add(Avx512::load(weights.add(at)), factor, base));
                 Avx512::store(weights.add(at), weight);
                 lanes = Avx512::mul_add(weight, Avx512::load(slopes.add(at)), lanes);
             }
@@ -580,8 +591,9 @@ mod tests {
         let theirs = expected([&q, &k, &v], rows, 0.3, causal);
         assert!(off(&ours, &theirs) < 1e-5, "{}", off(&ours, &theirs));
         let direction = random(&[tokens, heads, width], 4.0).detach();
-        let gradients =
-            |y: &Tensor| Tensor::run_backward(&[(y * &direction).sum(Kind::Float)], &[&q, &k, &v], false, false);
+        let gradients = |y: &Tensor| {
+            Tensor::run_backward(&[(y * &direction).sum(Kind::Float)], &[&q, &k, &v], false, false)
+        };
         let theirs = gradients(&theirs);
         for (ours, theirs) in gradients(&ours).iter().zip(&theirs) {
             assert!(off(ours, theirs) < 1e-5, "{rows:?}: {}", off(ours, theirs));
@@ -599,7 +611,8 @@ mod tests {
     #[test]
     fn values_and_gradients_equal_those_of_plain_operations() {
         let alone = [row(0, 1, None), row(1, 17, None), row(18, 200, None)];
-        let shared = [row(0, 30, None), row(30, 5, Some((0, 30))), row(35, 1, Some((0, 30))), row(36, 12, None)];
+        let shared =
+            [row(0, 30, None), row(30, 5, Some((0, 30))), row(35, 1, Some((0, 30))), row(36, 12, None)];
         for causal in [true, false] {
             check(&alone, (3, 3, 20), causal);
             check(&alone, (4, 2, 64), causal);
@@ -611,7 +624,8 @@ mod tests {
     #[test]
     fn a_rows_bits_do_not_depend_on_the_rows_beside_it() {
         let x = random(&[50, 2, 16], 1.0).detach();
-        let attend = |x: &Tensor, rows: &[Row]| attend_rows(&Heads::Apart([x, x, x]), rows, 0.3, true).unwrap();
+        let attend =
+            |x: &Tensor, rows: &[Row]| attend_rows(&Heads::Apart([x, x, x]), rows, 0.3, true).unwrap();
         let Some(both) = attend(&x, &[row(0, 20, None), row(20, 30, None)]) else { return };
         assert_eq!(both.narrow(0, 20, 30), attend(&x.narrow(0, 20, 30), &[row(0, 30, None)]).unwrap());
     }

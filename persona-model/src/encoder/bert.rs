@@ -12,7 +12,7 @@ use super::Encoder;
 use super::config::{BertConfig, Purpose};
 use crate::adapters::Plan;
 use crate::attention::{self, Settings};
-use crate::batch::{Batch, Limits};
+use crate::batch::{Batch, Limits, tokens_at};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::layers::{LayerNorm, Layout, Leaves, Linear};
@@ -108,9 +108,19 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, batch: &Batch, pass: &Pass<'_>) -> Result<Tensor> {
+    /// With `at` only what becomes of the tokens there, computed as its pass says.
+    fn forward(
+        &self,
+        x: &Tensor,
+        batch: &Batch,
+        pass: &Pass<'_>,
+        at: Option<(&Tensor, &Pass<'_>)>,
+    ) -> Result<Tensor> {
         let (dense, norm) = &self.attention_output;
-        let x = pass.joined(x, &self.attention.forward(x, batch, pass)?, (dense, norm))?;
+        let attended = self.attention.forward(x, batch, pass)?;
+        let (places, pass) = at.map_or((None, pass), |(places, pass)| (Some(places), pass));
+        let (x, attended) = (tokens_at(x.shallow_clone(), places)?, tokens_at(attended, places)?);
+        let x = pass.joined(&x, &attended, (dense, norm))?;
         let inner = pass.config.hidden_act.apply(&pass.linear(&self.intermediate, &x)?)?;
         let (dense, norm) = &self.output;
         pass.joined(&x, &inner, (dense, norm))
@@ -161,7 +171,7 @@ impl Body {
     /// One block in training.
     pub(super) fn block(&self, layer: usize, x: &Tensor, batch: &Batch, pass: &Pass<'_>) -> Result<Tensor> {
         let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
-        block.forward(x, batch, pass)
+        block.forward(x, batch, pass, None)
     }
 
     /// The output `[N, D]` in float32 of a layer of the model that this is the body of.
@@ -172,6 +182,30 @@ impl Body {
         layer: usize,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
+        self.up_to(model, batch, layer, pass, None)
+    }
+
+    /// The last output `[B, D]` in float32 of each row's first token; the last layer computes no other. `rows` is the pass
+    /// of one vector a row.
+    pub(super) fn first_tokens(
+        &self,
+        model: &dyn Model,
+        batch: &Batch,
+        pass: &Pass<'_>,
+        rows: &Pass<'_>,
+    ) -> Result<Tensor> {
+        let starts = batch.starts()?;
+        self.up_to(model, batch, self.blocks.len(), pass, Some((&starts, rows)))
+    }
+
+    fn up_to(
+        &self,
+        model: &dyn Model,
+        batch: &Batch,
+        layer: usize,
+        pass: &Pass<'_>,
+        at: Option<(&Tensor, &Pass<'_>)>,
+    ) -> Result<Tensor> {
         batch.check_alone()?;
         let Some(blocks) = self.blocks.get(..layer) else {
             let layers = self.blocks.len();
@@ -179,12 +213,16 @@ impl Body {
         };
         let mut x = self.embeddings.forward(batch, pass)?;
         if recompute::is_wanted(model, pass.train)? {
-            return recompute::forward(model, x, (batch, None), 0..layer);
+            let all = recompute::forward(model, x, (batch, None), 0..layer)?;
+            return tokens_at(all, at.map(|(places, _)| places));
         }
-        for block in blocks {
-            x = block.forward(&x, batch, pass)?;
+        let Some((last, before)) = blocks.split_last() else {
+            return tokens_at(x, at.map(|(places, _)| places));
+        };
+        for block in before {
+            x = block.forward(&x, batch, pass, None)?;
         }
-        Ok(x)
+        last.forward(&x, batch, pass, at)
     }
 }
 

@@ -10,7 +10,6 @@ use tch::{Device, Kind, Tensor};
 use super::Classifier;
 use super::bert::{self, Body, Pass};
 use super::config::{BertConfig, BertType, Purpose};
-use super::pooling::Pooling;
 use crate::batch::{Batch, Limits};
 use crate::error::Result;
 use crate::layers::{Layout, Leaves, Linear};
@@ -169,8 +168,8 @@ impl Classifier for BertClassifier {
 
     fn logits(&self, batch: &Batch, train: bool) -> Result<Tensor> {
         let pass = Pass::new(&self.config, &self.state, batch, train)?;
-        let hidden = self.body.forward(self, batch, self.config.num_hidden_layers, &pass)?;
-        let pass = Pass { plan: self.state.adapters.row_plan(batch, train)?, ..pass };
-        self.head.forward(Pooling::Cls.of(&hidden, batch)?, &pass)
+        let rows = Pass { plan: self.state.adapters.row_plan(batch, train)?, ..pass };
+        let hidden = self.body.first_tokens(self, batch, &pass, &rows)?;
+        self.head.forward(hidden, &rows)
     }
 }

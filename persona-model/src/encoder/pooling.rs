@@ -36,10 +36,7 @@ impl Pooling {
             Self::Mean => ("mean", 0.0),
             Self::Max => ("max", f64::NEG_INFINITY),
             Self::MeanSqrtLength => ("sum", 0.0),
-            Self::Cls => {
-                let starts = index(batch.rows().iter().map(|row| row.start as i64).collect())?;
-                return Ok(hidden.f_index_select(0, &starts)?);
-            }
+            Self::Cls => return Ok(hidden.f_index_select(0, &batch.starts()?)?),
         };
         let lens = index(batch.rows().iter().map(|row| row.len as i64).collect())?;
         let hidden = hidden.f_contiguous()?;

@@ -109,6 +109,7 @@ impl Workload {
 }
 
 fn main() -> Result<()> {
+    persona_model::keep_freed_memory();
     match Arguments::parse().what {
         What::Dpo(options) => train::dpo(&options),
         What::Sft(options) => train::sft(&options),

@@ -113,7 +113,7 @@ mod blocked {
     use std::cell::RefCell;
 
     use super::pack::{Element, Side};
-    use super::tile::{BLOCK_LINES, COLUMNS, LINES, Part, bfloat16, float, with_room};
+    use super::tile::{BLOCK_LINES, COLUMNS, LINES, PACKED_DEPTH, Part, bfloat16, float, with_room};
     use super::{Factor, Output, Precision};
     use crate::cpu::panel::Begin;
     use crate::cpu::threads;
@@ -124,8 +124,8 @@ mod blocked {
     const LITTLE: usize = 1 << 17;
     /// Parts for each thread: what one waits for another at the end is a share of this.
     const PARTS: usize = 6;
-    /// Panels that a thread packs at once.
-    const PANELS: usize = 2;
+    /// Panels that a thread packs at once, at most.
+    const PANELS: usize = 8;
 
     thread_local! {
         static SECOND: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
@@ -148,7 +148,8 @@ mod blocked {
     ) {
         let (lines, columns, depth) = (a.lines, b.lines, a.depth);
         let (first, second) = (side(a, x), side(b, z));
-        let units = if precision == Precision::BFloat16 { depth.div_ceil(2) } else { depth };
+        let unit_depth = if precision == Precision::BFloat16 { 2 } else { 1 };
+        let units = depth.div_ceil(unit_depth);
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
         let alone = threads == 1 || lines * columns * depth <= LITTLE;
         let each = |parts: usize, run: &(dyn Fn(usize) + Sync)| match alone {
@@ -169,14 +170,20 @@ mod blocked {
             let packed = Packed(packed.as_mut_ptr());
             for begin in (0..panels).step_by(chunk) {
                 let count = (panels - begin).min(chunk);
-                each(count.div_ceil(PANELS), &|part| {
-                    for panel in part * PANELS..((part + 1) * PANELS).min(count) {
+                let beside = (count / (2 * threads)).clamp(1, PANELS);
+                each(count.div_ceil(beside), &|part| {
+                    let panels = part * beside..((part + 1) * beside).min(count);
+                    for (at, panel) in (0..depth)
+                        .step_by(PACKED_DEPTH)
+                        .flat_map(|at| panels.clone().map(move |panel| (at, panel)))
+                    {
                         let column = (begin + panel) * COLUMNS;
-                        let (from, held) = (second.at(column, 0), (columns - column).min(COLUMNS));
+                        let (from, held) = (second.at(column, at), (columns - column).min(COLUMNS));
+                        let (depth, unit) = ((depth - at).min(PACKED_DEPTH), at / unit_depth);
                         // SAFETY: a processor with this precision has the instructions. The lines and the depth are the
                         // factor's, and every panel has its own place among the `chunk` that there is room for.
                         unsafe {
-                            let to = packed.at(panel * units * COLUMNS);
+                            let to = packed.at((panel * units + unit) * COLUMNS);
                             match precision {
                                 Precision::Float => float::panel(from, held, depth, to),
                                 Precision::BFloat16 => bfloat16::panel(from, held, depth, to),
@@ -251,10 +258,18 @@ mod tests {
 
     #[test]
     fn products_equal_libtorchs_in_every_shape_order_and_kind() {
-        let sizes =
-            [(1, 1, 1), (5, 7, 3), (12, 32, 16), (13, 33, 17), (150, 70, 129), (37, 200, 1000), (300, 65, 90)];
+        let sizes = [
+            (1, 1, 1),
+            (5, 7, 3),
+            (12, 32, 16),
+            (13, 33, 17),
+            (150, 70, 129),
+            (37, 200, 1000),
+            (300, 65, 90),
+        ];
         for (m, n, k) in sizes {
-            for (kind, precision) in [(Kind::Float, Precision::Float), (Kind::BFloat16, Precision::BFloat16)] {
+            for (kind, precision) in [(Kind::Float, Precision::Float), (Kind::BFloat16, Precision::BFloat16)]
+            {
                 if Precision::of(kind).is_none() {
                     continue;
                 }
@@ -293,8 +308,7 @@ mod tests {
         let (a, b) = (random([200, 700], 1.0), random([300, 700], 2.0));
         let with = |a: &Tensor| {
             let mut y = Tensor::empty([a.size()[0], 300], (Kind::Float, Device::Cpu));
-            let done =
-                multiply(Factor::rows(a).unwrap(), Factor::rows(&b).unwrap(), None, precision, &mut y);
+            let done = multiply(Factor::rows(a).unwrap(), Factor::rows(&b).unwrap(), None, precision, &mut y);
             assert!(done);
             y
         };

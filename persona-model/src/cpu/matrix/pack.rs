@@ -97,8 +97,8 @@ impl Unit for Pair {
             let low = T::load(side.start, lines);
             let high = T::load(side.at(0, 1).start, if depth > 1 { lines } else { 0 });
             let pairs = _mm512_set_epi16(
-                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                18, 2, 17, 1, 16, 0,
+                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                3, 18, 2, 17, 1, 16, 0,
             );
             _mm512_permutexvar_epi16(pairs, narrow(high, low))
         }
@@ -116,7 +116,8 @@ impl Unit for Pair {
     unsafe fn mul_add(a: __m512i, b: __m512i, c: __m512) -> __m512 {
         // SAFETY: the types differ in name alone.
         unsafe {
-            let (a, b) = (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b));
+            let (a, b) =
+                (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b));
             _mm512_dpbf16_ps(c, a, b)
         }
     }

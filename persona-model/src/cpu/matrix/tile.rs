@@ -14,6 +14,10 @@ pub(in crate::cpu) const COLUMNS: usize = 32;
 pub(in crate::cpu) const BLOCK_LINES: usize = 144;
 pub(in crate::cpu) const BLOCK_UNITS: usize = 384;
 
+/// Depth of which all lines are packed before more: where a line's numbers do not lie beside each other, what is beside one
+/// line's is the next one's, and still in the cache.
+pub(in crate::cpu) const PACKED_DEPTH: usize = 128;
+
 /// Lends the place in which this thread packs blocks of the first factor, which it keeps.
 pub(in crate::cpu) fn with_room<R>(run: impl FnOnce(&mut [u32]) -> R) -> R {
     thread_local! {
@@ -97,9 +101,13 @@ unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32]) {
         for unit in (0..all).step_by(BLOCK_UNITS) {
             let (units, begin) = ((all - unit).min(BLOCK_UNITS), unit * U::DEPTH);
             let depth = (part.depth - begin).min(units * U::DEPTH);
-            for line in (0..part.lines).step_by(LINES) {
-                let lines = (part.lines - line).min(LINES);
-                pack::<U, T, LINES>(part.a.at(line, begin), (lines, depth), room.add(line * units));
+            for at in (0..depth).step_by(PACKED_DEPTH) {
+                let depth = (depth - at).min(PACKED_DEPTH);
+                for line in (0..part.lines).step_by(LINES) {
+                    let lines = (part.lines - line).min(LINES);
+                    let to = room.add(line * units + at / U::DEPTH * LINES);
+                    pack::<U, T, LINES>(part.a.at(line, begin + at), (lines, depth), to);
+                }
             }
             for column in (0..part.columns).step_by(COLUMNS) {
                 let b = part.b.add(column * part.held + unit * COLUMNS);
@@ -145,10 +153,7 @@ macro_rules! kernels {
             /// writes to them.
             #[allow(unsafe_code)]
             #[target_feature(enable = $features)]
-            pub(in crate::cpu) unsafe fn compute<T: Element>(
-                part: Part<T>,
-                room: &mut [u32],
-            ) {
+            pub(in crate::cpu) unsafe fn compute<T: Element>(part: Part<T>, room: &mut [u32]) {
                 unsafe { super::compute::<$unit, T>(part, room) }
             }
 
