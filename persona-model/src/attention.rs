@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) dropout: f64,
     /// Whether tokens see only themselves and what is before them in their row, or the whole row.
     pub(crate) causal: bool,
+    /// What the CPU's own kernel for whole rows multiplies in; the others compute in the tensors' kind.
+    pub(crate) kind: Kind,
 }
 
 /// Attends from every token of the batch. With a cache, keys and values are stored in it first.
@@ -61,7 +63,7 @@ fn whole_rows(heads: &cpu::Heads<'_>, batch: &Batch, settings: Settings) -> Resu
     if asked_otherwise {
         return Ok(None);
     }
-    cpu::attend_rows(heads, batch.rows(), settings.scale, settings.causal)
+    cpu::attend_rows(heads, batch.rows(), settings)
 }
 
 /// As [`whole_rows`], for rows that a cache begins with, and keeps.

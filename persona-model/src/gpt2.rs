@@ -334,6 +334,7 @@ impl Gpt2 {
             scale: attention.scale,
             dropout: if train { config.attn_pdrop } else { 0.0 },
             causal: true,
+            kind,
         };
         let attended = attention::attend_together(&qkv, batch, cache, settings)?;
         let (plan, at) = at.map_or((plan, None), |(plan, at)| (plan, Some(at)));

@@ -212,6 +212,7 @@ impl Attention {
             scale: (self.head_size as f64).powf(-0.5),
             dropout: if *train { self.dropout } else { 0.0 },
             causal: true,
+            kind,
         };
         attention::attend(&queries, &keys, &values, batch, cache, settings)
     }

@@ -94,6 +94,7 @@ impl Attention {
             scale: ((config.hidden_size / config.num_attention_heads) as f64).powf(-0.5),
             dropout: if pass.train { config.attention_probs_dropout_prob } else { 0.0 },
             causal: false,
+            kind: pass.kind,
         };
         let (queries, keys) = (project(&self.query)?, project(&self.key)?);
         attention::attend(&queries, &keys, &project(&self.value)?, batch, None, settings)

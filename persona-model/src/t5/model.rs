@@ -41,7 +41,7 @@ impl Pass<'_> {
 
     /// Scores are not scaled in T5; the position bias, not the kernel, hides what comes after a token.
     fn settings(&self) -> Settings {
-        Settings { scale: 1.0, dropout: self.dropout, causal: false }
+        Settings { scale: 1.0, dropout: self.dropout, causal: false, kind: self.attention_kind }
     }
 }
 

@@ -46,6 +46,11 @@ pub(super) enum Precision {
 }
 
 impl Precision {
+    /// What a lane multiplies at once, of so much depth.
+    pub(super) fn units(self, depth: usize) -> usize {
+        if self == Self::BFloat16 { depth.div_ceil(2) } else { depth }
+    }
+
     /// Of a compute kind on this processor; None where libtorch's products are the faster ones or the only ones.
     pub(super) fn of(kind: Kind) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
@@ -148,8 +153,7 @@ mod blocked {
     ) {
         let (lines, columns, depth) = (a.lines, b.lines, a.depth);
         let (first, second) = (side(a, x), side(b, z));
-        let unit_depth = if precision == Precision::BFloat16 { 2 } else { 1 };
-        let units = depth.div_ceil(unit_depth);
+        let units = precision.units(depth);
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
         let alone = threads == 1 || lines * columns * depth <= LITTLE;
         let each = |parts: usize, run: &(dyn Fn(usize) + Sync)| match alone {
@@ -179,7 +183,7 @@ mod blocked {
                     {
                         let column = (begin + panel) * COLUMNS;
                         let (from, held) = (second.at(column, at), (columns - column).min(COLUMNS));
-                        let (depth, unit) = ((depth - at).min(PACKED_DEPTH), at / unit_depth);
+                        let (depth, unit) = ((depth - at).min(PACKED_DEPTH), precision.units(at));
                         // SAFETY: a processor with this precision has the instructions. The lines and the depth are the
                         // factor's, and every panel has its own place among the `chunk` that there is room for.
                         unsafe {

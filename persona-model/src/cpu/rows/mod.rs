@@ -1,0 +1,317 @@
+//! Attention of whole rows, forward and backward: each row to its own tokens and those it continues, nothing padded.
+//!
+//! The weights of some queries with all keys they see stand in the core's cache at once; between forward and backward
+//! only the logarithm of their sums is kept, as in FlashAttention (Dao et al. 2022).
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod kernels;
+
+use tch::{Device, Kind, Tensor};
+
+use super::Output;
+use super::matrix::Precision;
+use crate::attention::Settings;
+use crate::autograd;
+use crate::batch::{Context, Row};
+use crate::error::{Error, Result};
+
+/// The queries, keys and values of N tokens, in float32.
+pub(crate) enum Heads<'a> {
+    /// In one tensor `[N, 3, H, W]`.
+    Together(&'a Tensor),
+    /// Queries `[N, H, W]`, keys and values `[N, K, W]` for H a multiple of K.
+    Apart([&'a Tensor; 3]),
+}
+
+/// Where a head's numbers of a token lie: `start + token * self.token + head * self.head`, W beside each other.
+#[derive(Clone, Copy)]
+struct Place {
+    start: *const f32,
+    token: usize,
+    head: usize,
+    heads: usize,
+}
+
+// SAFETY: threads read through it, and write to tokens and heads of their own.
+#[allow(unsafe_code)]
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Of `[N, heads, W]`; None for tensors that the kernel does not read.
+    fn of(tensor: &Tensor) -> Option<Self> {
+        let (&[_, heads, _], &[token, head, 1]) = (&tensor.size()[..], &tensor.stride()[..]) else {
+            return None;
+        };
+        let held = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.numel() > 0;
+        let [token, head, heads] = [token, head, heads].map(|number| usize::try_from(number).ok());
+        let start = tensor.data_ptr().cast_const().cast();
+        held.then_some(Self { start, token: token?, head: head?, heads: heads? })
+    }
+
+    fn at(self, token: usize, head: usize) -> *const f32 {
+        self.start.wrapping_add(token * self.token + head * self.head)
+    }
+}
+
+/// A row and the tokens that it continues.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: usize,
+    len: usize,
+    /// First token and number of what is continued.
+    before: (usize, usize),
+}
+
+impl Span {
+    fn keys(self) -> usize {
+        self.before.1 + self.len
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    tokens: usize,
+    heads: usize,
+    key_heads: usize,
+    width: usize,
+    scale: f32,
+    causal: bool,
+    precision: Precision,
+}
+
+/// Attends from every token to what its row holds up to it, or to the whole row where that is not causal; without dropout.
+/// Rows of a cache have to begin it.
+///
+/// # Shapes
+/// Returns `[N, H, W]`; None where libtorch has to compute it.
+pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], settings: Settings) -> Result<Option<Tensor>> {
+    let Some(precision) = Precision::of(settings.kind) else { return Ok(None) };
+    let inputs: Vec<&Tensor> = match heads {
+        Heads::Together(all) => vec![*all],
+        Heads::Apart(parts) => parts.to_vec(),
+    };
+    let detached: Vec<Tensor> = inputs.iter().map(|input| input.f_detach()).collect::<Result<_, _>>()?;
+    let parts = match heads {
+        Heads::Together(_) => detached[0].f_unbind(1)?,
+        Heads::Apart(_) => detached,
+    };
+    let [queries, keys, values] = &parts[..] else {
+        return Err(Error::Batch(format!("{} parts of a projection, not three", parts.len())));
+    };
+    let (tokens, heads_of_queries, width) = queries.size3()?;
+    let (Some(q), Some(k), Some(v)) = (Place::of(queries), Place::of(keys), Place::of(values)) else {
+        return Ok(None);
+    };
+    let sizes_meet = keys.size3()? == values.size3()?
+        && keys.size3()?.0 == tokens
+        && keys.size3()?.2 == width
+        && q.heads % k.heads == 0;
+    let Some(groups) = groups(rows, tokens as usize).filter(|_| sizes_meet) else { return Ok(None) };
+    let shape = Shape {
+        tokens: tokens as usize,
+        heads: q.heads,
+        key_heads: k.heads,
+        width: width as usize,
+        scale: settings.scale as f32,
+        causal: settings.causal,
+        precision,
+    };
+    let float = (Kind::Float, Device::Cpu);
+    let mut output = Tensor::f_empty([tokens, heads_of_queries, width], float)?;
+    let mut sums = Tensor::f_empty([tokens, heads_of_queries], float)?;
+    forward(shape, &groups, [q, k, v], &mut output, &mut sums)?;
+    if !autograd::records(&inputs) {
+        return Ok(Some(output));
+    }
+    let together = matches!(heads, Heads::Together(_));
+    let output = autograd::attach(output, &inputs, move |gradient, _| {
+        let [Some(q), Some(k), Some(v)] = [0, 1, 2].map(|part| parts.get(part).and_then(Place::of)) else {
+            return Err(unread());
+        };
+        let gradient = gradient.f_contiguous()?;
+        let Some(passed) = Place::of(&gradient) else { return Err(unread()) };
+        let (whole, results) = if together {
+            let all = Tensor::f_zeros([tokens, 3, shape.heads as i64, width], float)?;
+            let parts = all.f_unbind(1)?;
+            (Some(all), parts)
+        } else {
+            (None, parts.iter().map(|part| Tensor::f_zeros(part.size(), float)).collect::<Result<_, _>>()?)
+        };
+        let [Some(dq), Some(dk), Some(dv)] = [0, 1, 2].map(|part| results.get(part).and_then(Place::of))
+        else {
+            return Err(unread());
+        };
+        backward(shape, &groups, [q, k, v], (passed, &sums), [dq, dk, dv])?;
+        Ok(match whole {
+            Some(whole) => vec![Some(whole)],
+            None => results.into_iter().map(Some).collect(),
+        })
+    })?;
+    Ok(Some(output))
+}
+
+fn unread() -> Error {
+    Error::Batch("attention over tensors in a form that was not expected".to_owned())
+}
+
+/// Rows that share tokens, which one thread takes at once; None for rows that continue a cache.
+fn groups(rows: &[Row], tokens: usize) -> Option<Vec<Vec<Span>>> {
+    let mut groups: Vec<Vec<Span>> = Vec::new();
+    let mut of_row: Vec<usize> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let before = match row.context {
+            Context::None => (0, 0),
+            Context::Cached(_) if row.past == 0 => (0, 0),
+            Context::Row(of) => rows.get(of).map(|row| (row.start, row.len))?,
+            Context::Cached(_) => return None,
+        };
+        let span = Span { start: row.start, len: row.len, before };
+        if before.1 + row.len != row.past + row.len || row.start + row.len > tokens {
+            return None;
+        }
+        let group = match row.context {
+            Context::Row(of) => *of_row.get(of)?,
+            _ => groups.len(),
+        };
+        of_row.push(group);
+        match groups.get_mut(group) {
+            Some(group) => group.push(span),
+            None => groups.push(vec![span]),
+        }
+    }
+    Some(groups)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn forward(_: Shape, _: &[Vec<Span>], _: [Place; 3], _: &mut Tensor, _: &mut Tensor) -> Result<()> {
+    Err(unread())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn backward(_: Shape, _: &[Vec<Span>], _: [Place; 3], _: (Place, &Tensor), _: [Place; 3]) -> Result<()> {
+    Err(unread())
+}
+
+#[cfg(target_arch = "x86_64")]
+use self::kernels::{backward, forward};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(kind: Kind, causal: bool) -> Settings {
+        Settings { scale: 0.3, dropout: 0.0, causal, kind }
+    }
+
+    fn random(shape: &[i64], seed: f64) -> Tensor {
+        let count = shape.iter().product::<i64>();
+        let x = (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 12.9898 + seed).sin() * 43.7;
+        x.sin().view(shape).set_requires_grad(true)
+    }
+
+    fn off(a: &Tensor, b: &Tensor) -> f64 {
+        ((a - b).abs().max() / b.abs().max()).double_value(&[])
+    }
+
+    fn row(start: usize, len: usize, continues: Option<(usize, usize)>) -> Row {
+        let (context, past) = continues.map_or((Context::None, 0), |(of, past)| (Context::Row(of), past));
+        Row { start, len, context, past }
+    }
+
+    /// The same by libtorch's operations, in float64.
+    fn expected([q, k, v]: [&Tensor; 3], rows: &[Row], scale: f64, causal: bool) -> Tensor {
+        let outputs = rows.iter().map(|row| {
+            let part = |x: &Tensor| {
+                let own = x.narrow(0, row.start as i64, row.len as i64);
+                let whole = match row.context {
+                    Context::Row(of) => {
+                        let before = &rows[of];
+                        Tensor::cat(&[x.narrow(0, before.start as i64, before.len as i64), own], 0)
+                    }
+                    _ => own,
+                };
+                let copies = q.size()[1] / x.size()[1];
+                whole.to_kind(Kind::Double).repeat_interleave_self_int(copies, 1, None).transpose(0, 1)
+            };
+            let queries = q.narrow(0, row.start as i64, row.len as i64).to_kind(Kind::Double).transpose(0, 1);
+            let mut scores = queries.matmul(&part(k).transpose(1, 2)) * scale;
+            if causal {
+                let hidden = Tensor::ones_like(&scores).triu(row.past as i64 + 1).to_kind(Kind::Bool);
+                scores = scores.masked_fill(&hidden, f64::NEG_INFINITY);
+            }
+            scores.softmax(-1, None).matmul(&part(v)).transpose(0, 1)
+        });
+        Tensor::cat(&outputs.collect::<Vec<_>>(), 0)
+    }
+
+    fn check(
+        rows: &[Row],
+        (heads, key_heads, width): (i64, i64, i64),
+        causal: bool,
+        (kind, tolerance): (Kind, f64),
+    ) {
+        let tokens = rows.iter().map(|row| row.len).sum::<usize>() as i64;
+        let (q, k, v) = (
+            random(&[tokens, heads, width], 1.0),
+            random(&[tokens, key_heads, width], 2.0),
+            random(&[tokens, key_heads, width], 3.0),
+        );
+        let Some(ours) = attend_rows(&Heads::Apart([&q, &k, &v]), rows, settings(kind, causal)).unwrap()
+        else {
+            return; // another processor
+        };
+        let theirs = expected([&q, &k, &v], rows, 0.3, causal);
+        assert!(off(&ours, &theirs) < tolerance, "{}", off(&ours, &theirs));
+        let direction = random(&[tokens, heads, width], 4.0).detach();
+        let gradients = |y: &Tensor| {
+            Tensor::run_backward(&[(y * &direction).sum(Kind::Float)], &[&q, &k, &v], false, false)
+        };
+        let theirs = gradients(&theirs);
+        for (ours, theirs) in gradients(&ours).iter().zip(&theirs) {
+            assert!(off(ours, theirs) < tolerance, "{rows:?}: {}", off(ours, theirs));
+        }
+        if heads == key_heads {
+            let all = Tensor::stack(&[&q, &k, &v], 1).detach().set_requires_grad(true);
+            let ours = attend_rows(&Heads::Together(&all), rows, settings(kind, causal)).unwrap().unwrap();
+            let parts = Tensor::run_backward(&[ours * &direction], &[&all], false, false);
+            for (ours, theirs) in parts[0].unbind(1).iter().zip(&theirs) {
+                assert!(off(ours, theirs) < tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn values_and_gradients_equal_those_of_plain_operations() {
+        let alone = [row(0, 1, None), row(1, 17, None), row(18, 200, None)];
+        let shared =
+            [row(0, 30, None), row(30, 5, Some((0, 30))), row(35, 1, Some((0, 30))), row(36, 12, None)];
+        for kind in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+            for causal in [true, false] {
+                check(&alone, (3, 3, 20), causal, kind);
+                check(&alone, (4, 2, 64), causal, kind);
+            }
+            check(&shared, (3, 3, 20), true, kind);
+            check(&shared, (4, 1, 33), true, kind);
+        }
+    }
+
+    #[test]
+    fn a_rows_bits_do_not_depend_on_the_rows_beside_it() {
+        let x = random(&[50, 2, 16], 1.0).detach();
+        let attend = |x: &Tensor, rows: &[Row]| {
+            attend_rows(&Heads::Apart([x, x, x]), rows, settings(Kind::Float, true)).unwrap()
+        };
+        let Some(both) = attend(&x, &[row(0, 20, None), row(20, 30, None)]) else { return };
+        assert_eq!(both.narrow(0, 20, 30), attend(&x.narrow(0, 20, 30), &[row(0, 30, None)]).unwrap());
+    }
+
+    #[test]
+    fn rows_of_a_cache_that_holds_tokens_are_left_to_others() {
+        let x = random(&[3, 2, 16], 1.0).detach();
+        let rows = [Row { start: 0, len: 3, context: Context::Cached(0), past: 4 }];
+        assert!(
+            attend_rows(&Heads::Apart([&x, &x, &x]), &rows, settings(Kind::Float, true)).unwrap().is_none()
+        );
+    }
+}
