@@ -270,10 +270,10 @@ fn conversations(measured: &Measured<'_>, count: usize) -> Vec<Conversation> {
 }
 
 /// The log of a training.
-struct Log(Vec<serde_json::Value>);
+pub(crate) struct Log(Vec<serde_json::Value>);
 
 impl Log {
-    fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let lines = text.lines().enumerate().map(|(at, line)| {
             serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), at + 1))
@@ -282,15 +282,15 @@ impl Log {
     }
 
     /// A value over the steps.
-    fn points(&self, key: &str) -> Vec<(f64, f64)> {
+    pub(crate) fn points(&self, key: &str) -> Vec<(f64, f64)> {
         self.0.iter().filter_map(|line| Some((line["step"].as_f64()?, line.get(key)?.as_f64()?))).collect()
     }
 
-    fn last(&self, key: &str) -> Option<f64> {
+    pub(crate) fn last(&self, key: &str) -> Option<f64> {
         self.points(key).last().map(|(_, value)| *value)
     }
 
-    fn sum(&self, key: &str) -> f64 {
+    pub(crate) fn sum(&self, key: &str) -> f64 {
         self.points(key).iter().map(|(_, value)| value).sum()
     }
 }

@@ -14,11 +14,12 @@ const MARKER: &str = ".persona-run";
 const SET_UP: [&str; 4] = ["recipe.toml", "split.json", "tokenizer", "start"];
 
 /// What else a run makes.
-const RESULTS: [&str; 14] = [
+const RESULTS: [&str; 15] = [
     "plain",
     "stage1",
     "align",
     "judge",
+    "pretrain",
     "pairs.jsonl",
     "pairs.report.json",
     "pairs.reference.safetensors",

@@ -20,8 +20,9 @@ fn every_shipped_recipe_is_read_and_dry_run() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
-        if path.file_name().unwrap().to_string_lossy().starts_with("judge") {
-            // Of another program, whose tests read them.
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("judge") || name == "persona_mini.toml" {
+            // Of other programs, whose tests read them.
             continue;
         }
         let (recipe, text) = Recipe::load(&path).unwrap_or_else(|error| panic!("{error:#}"));
