@@ -46,9 +46,9 @@ fn main() -> Result<()> {
     let start = if arguments.fresh { Start::Fresh } else { Start::Continue };
     match pretrain(&recipe, &text, start, &command, &Interrupt::install()?)? {
         Pretrained::Model { folder, measured } => {
-            let found = &measured.perplexities;
+            let found = &measured.perplexities.all;
             println!(
-                "perplexity per word {:.1} (5-gram {:.1}, unigram {:.1})\nmodel: {}",
+                "perplexity per word {:.2} (5-gram {:.2}, unigram {:.1})\nmodel: {}",
                 found.model,
                 found.ngram,
                 found.unigram,

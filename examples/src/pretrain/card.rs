@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::corpus::SourceCounts;
 use super::documents::DocumentCounts;
@@ -12,7 +12,7 @@ use super::recipe::PretrainRecipe;
 use crate::recipe::ModelRecipe;
 
 /// What a finished run knows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
     /// The call that made the model.
     pub command: String,
@@ -45,7 +45,7 @@ pub struct Measured {
 }
 
 /// A greedy reply beside the gold one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShownReply {
     /// The descriptions of the one who replies.
     pub persona: Vec<String>,
@@ -115,7 +115,7 @@ pub fn card(recipe: &PretrainRecipe, measured: &Measured) -> Result<String> {
          - **Training**: all tokens; {steps} steps of {batch} documents, {epochs:.2} epochs, {read:.1} M tokens; AdamW with \
          learning rate {rate}, {schedule:?} schedule after {warmup} steps of warm-up, weight decay {decay} ({decayed:?}), \
          {precision:?} products; {seconds:.0} s on {machine}.\n\
-         - **Held out**: {share} of the dialogues, drawn before anything else: {held} documents of {held_tokens} tokens. \
+         - **Held out**: {share} % of the dialogues, drawn before anything else: {held} documents of {held_tokens} tokens. \
          Their loss is {loss:.3} nats a token. Personas of PERSONA-CHAT stand in several dialogues, so a held-out dialogue's \
          may have been read in another.\n\n",
         documents = train.documents,
@@ -133,26 +133,38 @@ pub fn card(recipe: &PretrainRecipe, measured: &Measured) -> Result<String> {
         precision = recipe.train.precision,
         seconds = measured.seconds,
         machine = measured.machine,
-        share = recipe.corpus.held_out,
+        share = 100.0 * recipe.corpus.held_out,
         held = held_out.documents,
         held_tokens = held_out.tokens,
         loss = measured.loss,
     )?;
 
-    let Perplexities { turns, unknown, events, tokens, model, ngram, unigram, vocabulary, counted } =
-        perplexities;
+    let Perplexities { all, new, unknown, vocabulary, counted } = perplexities;
     write!(
         text,
         "## How well it knows held-out turns\n\n\
          Perplexity per word, of the shipped weights:\n\n\
-         | model | perplexity per word |\n|---|---|\n\
-         | this model | {model:.1} |\n| 5-gram, interpolated Kneser-Ney | {ngram:.1} |\n| unigram | {unigram:.1} |\n\n\
-         One document a dialogue, {turns} turns. Words are runs of letters, digits and apostrophes, and single other marks, as \
-         they are written; the end of a turn counts as one. {unknown} turns with a word that no training turn has are read and \
-         not counted, for none of the three; the others are {events} words and ends, {tokens} tokens of this model. The two \
-         others have counted the same training turns ({counted} words and ends, {vocabulary} different words) and share their \
-         probability among these words alone, where this model can write any text. The 5-gram has one discount an order and \
-         looks back to the beginning of the turn; this model reads persona and dialogue.\n\n"
+         | model | all turns | turns of no training dialogue |\n|---|---|---|\n\
+         | this model | {:.2} | {:.2} |\n\
+         | 5-gram, interpolated Kneser-Ney | {:.2} | {:.2} |\n\
+         | unigram | {:.1} | {:.1} |\n\n\
+         One document a dialogue: {} turns, of which {} stand in no training dialogue word for word (the synthetic dialogues \
+         repeat themselves). Words are runs of letters, digits and apostrophes, and single other marks, as they are written; the \
+         end of a turn counts as one. Left aside for all three are {unknown} turns more with a word that no training turn has; \
+         what is counted is {} words and ends, {} tokens of this model. The two others have counted the same training turns \
+         ({counted} words and ends, {vocabulary} different words) and share their probability among these words alone, where \
+         this model can write any text. The 5-gram has one discount an order and looks back to the beginning of the turn; this \
+         model reads persona and dialogue.\n\n",
+        all.model,
+        new.model,
+        all.ngram,
+        new.ngram,
+        all.unigram,
+        new.unigram,
+        all.turns,
+        new.turns,
+        all.events,
+        all.tokens,
     )?;
 
     if !measured.replies.is_empty() {

@@ -45,6 +45,9 @@ const JOINED: [(&str, &str); 15] = [
 /// What ConvAI2's edit of PERSONA-CHAT made of "not" and "nothing" after a contraction ("that'sn't", "isn'thing").
 const EDITED: [(&str, &str); 3] = [("'sn't", "'s not"), ("'dn't", "'d not"), ("n'thing", " nothing")];
 
+/// Words before "not" that an edit of "can't" and "won't" left behind, and what they were.
+const NOT: [(&str, &str); 2] = [("ca", "cannot"), ("wo", "will not")];
+
 /// A text as people write it: single spaces, straight quotes, punctuation joined to its word, contractions with their
 /// apostrophe ("i m", "im" and "I'm" are all "I'm"; "I am" stays), "I" and the first word of a sentence in upper case.
 /// No word is put in place of another, and names keep the case they have.
@@ -64,6 +67,13 @@ pub fn tidy(text: &str) -> String {
     }
     let mut words: Vec<String> = Vec::new();
     for token in text.split_whitespace() {
+        if token == "not"
+            && let Some(last) = words.last_mut()
+            && let Some((_, meant)) = NOT.iter().find(|(torn, _)| last.eq_ignore_ascii_case(torn))
+        {
+            *last = (*meant).to_owned();
+            continue;
+        }
         match words.last_mut() {
             Some(last) if token.chars().all(|c| CLOSING.contains(&c)) => last.push_str(token),
             Some(last) if is_end(token, last) => {
@@ -83,8 +93,10 @@ pub fn tidy(text: &str) -> String {
         if begins || is_i(word) {
             capitalise(word);
         }
-        let bare = word.trim_end_matches(['"', '\'', ')']);
-        begins = bare.ends_with(['.', '!', '?']) && !bare.ends_with("..");
+        // Not after "..." and abbreviations such as "p.m.".
+        begins = word.ends_with(['.', '!', '?'])
+            && !word.trim_end_matches(CLOSING).contains('.')
+            && !word.ends_with("..");
     }
     words.join(" ")
 }
@@ -152,6 +164,7 @@ mod tests {
             ("they ll see , im sure . thats it !", "They'll see, I'm sure. That's it!"),
             ("that'sn't so , he isn'thing", "That's not so, he is nothing"),
             ("it 's fine", "It's fine"),
+            ("sounds good . ca not stay , i wo not", "Sounds good. Cannot stay, I will not"),
             ("what s up ? i , too", "What's up? I, too"),
         ] {
             assert_eq!(tidy(from), to);
@@ -163,7 +176,7 @@ mod tests {
         for text in [
             "I'm doing well. How are you?",
             "He said, \"I like it!\" and left.",
-            "I love the Beatles, e.g. Help!",
+            "I love the Beatles, e.g. some at 5 p.m. or so",
             "Wait... are you sure?",
             "IPhones? My iPhone is old; i.e. slow.",
             "Plan s was his idea, and t was hers",

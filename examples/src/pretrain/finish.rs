@@ -16,7 +16,6 @@ use super::Prepared;
 use super::card::{Measured, ShownReply, card};
 use super::documents::Document;
 use super::measure::perplexities;
-use super::ngram::NgramModel;
 use super::recipe::PretrainRecipe;
 use crate::report::{Curve, Line};
 use crate::results::{self, Log};
@@ -44,10 +43,8 @@ pub(super) fn finish(
     println!("{:>22} counting n-grams, measuring the model as it was written", "card");
     let log_path = training.join("log.jsonl");
     let log = Log::read(&log_path)?;
-    let turns = prepared.corpus.train.iter().flat_map(|dialogue| &dialogue.turns);
-    let ngrams = NgramModel::train(turns.map(|turn| turn.text.as_str()));
     let documents = one_a_dialogue(prepared);
-    let perplexities = perplexities(&shipped, &documents, &ngrams)?;
+    let perplexities = perplexities(&shipped, &documents, &prepared.corpus.train)?;
     let unigram = results::unigram_losses(train, valid, prepared.tokenizer.vocab_size());
     let weights = folder.join("model.safetensors");
     let bytes = std::fs::metadata(&weights).with_context(|| format!("reading {}", weights.display()))?.len();
@@ -62,7 +59,7 @@ pub(super) fn finish(
         steps: log.points("loss").last().map_or(0.0, |point| point.0) as u64,
         tokens: log.sum("tokens"),
         seconds: log.sum("seconds"),
-        machine: format!("{:?} ({} threads)", model.device(), tch::get_num_threads()),
+        machine: format!("{:?}, threads: {}", model.device(), tch::get_num_threads()),
         loss: log.last("eval_loss").context("the log has no eval_loss")?,
         perplexities,
         replies: replies(recipe, prepared, &documents, &shipped)?,

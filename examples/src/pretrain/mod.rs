@@ -22,7 +22,7 @@ pub use card::{Measured, ShownReply, card};
 pub use corpus::{Corpus, SourceCounts};
 pub use documents::{Document, DocumentCounts, DocumentWriter, texts};
 pub use english::tidy;
-pub use measure::{Perplexities, perplexities};
+pub use measure::{Perplexities, Perplexity, perplexities};
 pub use ngram::{NgramModel, ORDER, TurnScore, words};
 pub use recipe::{CardRecipe, CorpusRecipe, PretrainRecipe, SourceRecipe};
 
