@@ -39,6 +39,8 @@ pub struct Chat<'a> {
     persona: Vec<String>,
     turns: Vec<SavedTurn>,
     replies: u64,
+    /// Whether it was said that old turns are no longer read.
+    said_cut: bool,
 }
 
 impl std::fmt::Debug for Chat<'_> {
@@ -98,7 +100,15 @@ impl<'a> Chat<'a> {
         ensure!(options.history_turns != Some(0), "a reply needs at least one turn to reply to");
         // The generator checks all of these.
         TextGenerator::new(model, encoder, options.decode)?;
-        let mut chat = Self { model, encoder, options, persona: Vec::new(), turns: Vec::new(), replies: 0 };
+        let mut chat = Self {
+            model,
+            encoder,
+            options,
+            persona: Vec::new(),
+            turns: Vec::new(),
+            replies: 0,
+            said_cut: false,
+        };
         chat.take(persona)?;
         Ok(chat)
     }
@@ -161,7 +171,7 @@ impl<'a> Chat<'a> {
                 Err(error) => writeln!(output, "! {error:#}")?,
             },
             Command::Reset => {
-                self.turns.clear();
+                self.begin_anew();
                 writeln!(output, "the dialogue begins anew")?;
             }
             Command::Save(path) => match self.save(Path::new(path)) {
@@ -185,16 +195,28 @@ impl<'a> Chat<'a> {
     /// Takes a persona that leaves room for a dialogue, which begins anew.
     fn take(&mut self, persona: Vec<String>) -> Result<()> {
         let hello = [Utterance { role: Role::Partner, text: "Hello!".to_owned() }];
-        let longest = (0..persona.len()).map(Highlight::Description).chain([Highlight::Absent]);
-        let kinds = longest.map(PromptKind::Generation).chain([PromptKind::Selection]);
-        for kind in kinds {
+        for kind in self.kinds(&persona) {
             self.encoder
                 .prompt("persona", &persona, &hello, kind, self.options.decode.max_new_tokens)
                 .context("this persona leaves no room for a dialogue; make it shorter")?;
         }
         self.persona = persona;
-        self.turns.clear();
+        self.begin_anew();
         Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.turns.clear();
+        self.said_cut = false;
+    }
+
+    /// The prompts that a reply of this model may take, the longest ones among them.
+    fn kinds(&self, persona: &[String]) -> Vec<PromptKind<'static>> {
+        if !self.options.select {
+            return vec![PromptKind::Generation(Highlight::Absent)];
+        }
+        let highlights = (0..persona.len()).map(Highlight::Description).chain([Highlight::None]);
+        highlights.map(PromptKind::Generation).chain([PromptKind::Selection]).collect()
     }
 
     fn save(&self, path: &Path) -> Result<()> {
@@ -215,13 +237,10 @@ impl<'a> Chat<'a> {
             DecodeConfig { seed: self.options.decode.seed.wrapping_add(self.replies), ..self.options.decode };
         let prompt =
             |kind| self.encoder.prompt("the dialogue", &self.persona, &history, kind, decode.max_new_tokens);
-        // The longest of the prompts that may follow.
-        let longest = (0..self.persona.len()).map(Highlight::Description).chain([Highlight::None]);
-        let kinds = longest.map(PromptKind::Generation).chain([PromptKind::Selection]);
-        for kind in kinds {
+        for kind in self.kinds(&self.persona) {
             if let Err(error) = prompt(kind) {
                 self.turns.pop();
-                return Ok(writeln!(output, "! {error}; say something shorter")?);
+                return Ok(writeln!(output, "! {error}; say it shorter, or in other words")?);
             }
         }
         let selected = self.select(&history, decode)?;
@@ -239,11 +258,11 @@ impl<'a> Chat<'a> {
         }
         let prompt = prompt(PromptKind::Generation(highlight))?;
         let reply = self.stream(prompt.ids, decode, output)?;
-        if prompt.cut_turns > 0 {
+        if prompt.cut_turns > 0 && !self.said_cut {
+            self.said_cut = true;
             writeln!(
                 output,
-                "! the oldest {} turns no longer fit the model, and are not read",
-                prompt.cut_turns
+                "! the oldest turns no longer fit the model; from now on it does not read them"
             )?;
         }
         self.replies += 1;

@@ -67,8 +67,6 @@ pub fn card(recipe: &PretrainRecipe, measured: &Measured) -> Result<String> {
     let ModelRecipe::Fresh { positions, hidden, layers, heads, .. } = &recipe.model else {
         anyhow::bail!("a card is of a model from scratch");
     };
-    let documents = train.documents;
-    let epochs = measured.steps as f64 * recipe.train.batch_size as f64 / documents.max(1) as f64;
     let megabytes = *bytes as f64 / 1e6;
     write!(
         text,
@@ -119,6 +117,7 @@ pub fn card(recipe: &PretrainRecipe, measured: &Measured) -> Result<String> {
          Their loss is {loss:.3} nats a token. Personas of PERSONA-CHAT stand in several dialogues, so a held-out dialogue's \
          may have been read in another.\n\n",
         documents = train.documents,
+        epochs = recipe.epochs(measured.steps, train.documents),
         tokens = train.tokens,
         cut = train.cut,
         left = train.turns_left,

@@ -281,8 +281,8 @@ mod tests {
         let (documents, counts) =
             DocumentWriter::new(&tokenizer, positions).unwrap().write(&dialogue, Speaker::Two).unwrap();
         assert!(documents.iter().all(|document| document.ids.len() <= positions));
-        let covered: Vec<Range<usize>> = documents.iter().map(|document| document.of.clone()).collect();
-        assert_eq!(covered, [0..4], "the second part would be one turn alone");
+        let covered: Vec<_> = documents.iter().map(|document| (document.of.start, document.of.end)).collect();
+        assert_eq!(covered, [(0, 4)], "the second part would be one turn alone");
         assert_eq!((counts.cut, counts.turns_left), (0, 2));
         let (documents, counts) =
             DocumentWriter::new(&tokenizer, 12).unwrap().write(&dialogue, Speaker::Two).unwrap();

@@ -133,26 +133,15 @@ pub fn plan(recipe: &PretrainRecipe) -> Result<Plan> {
     let tokenizer = vocabulary(recipe, &corpus)?;
     let prepared = Prepared::of(recipe, corpus, tokenizer)?;
     let model = Gpt2::new(prepared.config(recipe)?, recipe.seed, Device::Cpu, Kind::Float)?;
-    let TrainRead { steps, epochs } = read_by(recipe, prepared.train.1.documents);
     Ok(Plan {
         sources: prepared.corpus.sources,
         train: prepared.train.1,
         held_out: prepared.held_out.1,
         vocabulary: prepared.tokenizer.vocab_size(),
         parameters: model.parameters().count(),
-        steps,
-        epochs,
+        steps: recipe.train.steps,
+        epochs: recipe.epochs(recipe.train.steps, prepared.train.1.documents),
     })
-}
-
-struct TrainRead {
-    steps: u64,
-    epochs: f64,
-}
-
-fn read_by(recipe: &PretrainRecipe, documents: usize) -> TrainRead {
-    let steps = recipe.train.steps;
-    TrainRead { steps, epochs: steps as f64 * recipe.train.batch_size as f64 / documents.max(1) as f64 }
 }
 
 /// Pre-trains the model of a recipe, or what is left of it, in the recipe's folder. `command` is the call, for the card.

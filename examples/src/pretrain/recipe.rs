@@ -127,6 +127,12 @@ impl PretrainRecipe {
         self.train.validate().context("`train`")
     }
 
+    /// How often so many steps read each of some documents.
+    #[must_use]
+    pub fn epochs(&self, steps: u64, documents: usize) -> f64 {
+        steps as f64 * self.train.batch_size as f64 / documents.max(1) as f64
+    }
+
     /// The place of a source's file.
     #[must_use]
     pub fn place(&self, source: &SourceRecipe) -> PathBuf {
