@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use persona_data::{EntailmentRule, Format, LabelChoice};
 use persona_examples::judge::{
-    JudgeRecipe, LabelOptions, SHIPPED, ScorePart, Trained, evaluate, label, train, write_pairs,
+    JudgeRecipe, LabelOptions, SHIPPED, ScorePart, Trained, evaluate, label, match_shares, train, write_pairs,
 };
 use persona_examples::process;
 use persona_examples::progress::{INTERRUPTED, Interrupt};
@@ -57,6 +57,24 @@ enum Command {
         /// A folder for evaluation.json and calibration.svg.
         #[arg(long)]
         out: Option<PathBuf>,
+        /// cpu, cuda, cuda:N or auto.
+        #[arg(long, default_value = "auto")]
+        device: String,
+    },
+    /// Shifts a judge's logits so that it finds each class as often as published judgements have it.
+    MatchShares {
+        /// The judge's folder.
+        #[arg(long)]
+        judge: PathBuf,
+        /// valid_persona_nli_scores.tsv.
+        #[arg(long)]
+        scores: PathBuf,
+        /// Of which dialogues; another part than the judge is measured on.
+        #[arg(long, default_value = "valid1-dev")]
+        part: ScorePart,
+        /// The folder of the judge with the shifts.
+        #[arg(long)]
+        out: PathBuf,
         /// cpu, cuda, cuda:N or auto.
         #[arg(long, default_value = "auto")]
         device: String,
@@ -124,6 +142,10 @@ fn main() -> Result<()> {
         Command::Evaluate { judge, scores, part, out, device } => {
             let device = persona_model::device(&device)?;
             println!("{}", evaluate(&judge, &scores, part, device, out.as_deref())?);
+        }
+        Command::MatchShares { judge, scores, part, out, device } => {
+            let device = persona_model::device(&device)?;
+            println!("{}", match_shares(&judge, &scores, part, device, &out)?);
         }
         Command::Label { judge, input, output, format, choice, threshold, relabel, device } => {
             let rule = EntailmentRule { choice, threshold };

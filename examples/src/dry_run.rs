@@ -170,9 +170,10 @@ impl Shape {
         Ok(sum)
     }
 
-    /// Bytes of what a backward pass needs, a token and a target token.
-    fn activations(&self, config: &TrainConfig) -> [f64; 2] {
-        let width = if config.precision == Precision::Bf16 { 2.0 } else { 4.0 };
+    /// Bytes of what a backward pass needs, a token and a target token. The CPU's kernels round to bfloat16 while they
+    /// multiply, and keep float32.
+    fn activations(&self, config: &TrainConfig, cuda: bool) -> [f64; 2] {
+        let width = if config.precision == Precision::Bf16 && cuda { 2.0 } else { 4.0 };
         let (d, keys, inner) = (self.hidden as f64, self.keys as f64, self.inner as f64);
         // Inputs and outputs of both norms, queries, attention's output and its projection; float32 in the residual.
         let block = 4.0 * 4.0 * d
@@ -232,9 +233,13 @@ impl DryRun {
         let ([plain, mixed, pairs], data_source) = loads(recipe, text)?;
         let lora = if let ModelRecipe::Folder { lora, .. } = &recipe.model { lora.as_ref() } else { None };
         let adapter = lora.map(|lora| shape.lora(lora)).transpose()?;
+        let cuda = match recipe.device.as_str() {
+            "auto" => persona_model::cuda_status().is_ok(),
+            device => device.starts_with("cuda"),
+        };
         let training = |name, config: &TrainConfig, load: &Load, aligned: bool| {
             let trained = adapter.unwrap_or(shape.parameters) as f64;
-            let [token, target] = shape.activations(config);
+            let [token, target] = shape.activations(config, cuda);
             let micro = config.micro_batch_size.min(config.batch_size) as f64;
             // An adapter's base is frozen, and held in the kind of the products.
             let base = if adapter.is_some() && config.precision == Precision::Bf16 { 2.0 } else { 4.0 };

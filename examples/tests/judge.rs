@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 
 use persona_data::{Dialogue, EntailmentRule, Format, LabelChoice, Speaker, Turn, open, write_jsonl};
 use persona_examples::judge::{
-    Judge, JudgeRecipe, LabelOptions, SHIPPED, ScorePart, Trained, evaluate, label, train, write_pairs,
+    Judge, JudgeRecipe, LabelOptions, SHIPPED, ScorePart, Trained, evaluate, label, match_shares, train,
+    write_pairs,
 };
 use persona_examples::progress::Interrupt;
 use persona_examples::workspace::Start;
@@ -151,6 +152,16 @@ fn a_judge_is_measured_and_labels_dialogues() {
         assert_eq!(read["judged"]["pairs"], evaluation.judged.pairs);
     }
     assert!(std::fs::read_to_string(out.join("calibration.svg")).unwrap().starts_with("<svg"));
+
+    // With shifted logits it finds each class as often as the labels of the part have it, and its C.score is theirs.
+    let matched = folder.path().join("matched");
+    let shares = match_shares(&judge, &table, ScorePart::Valid1Dev, Device::Cpu, &matched).unwrap();
+    assert_eq!(shares.counts[2], shares.counts[0]);
+    let evaluation = evaluate(&matched, &table, ScorePart::Valid1Dev, Device::Cpu, None).unwrap();
+    let found = [0, 1, 2].map(|class| evaluation.judged.confusion.iter().map(|row| row[class]).sum::<u64>());
+    assert_eq!(found, shares.counts[0].map(|count| count as u64));
+    assert!(evaluation.judged.value("C.score sum, difference").unwrap().abs() < 1e-12);
+    assert!(match_shares(&judge, &table, ScorePart::Valid1Dev, Device::Cpu, &judge).is_err());
 
     let output = folder.path().join("labelled.jsonl");
     let input = folder.path().join("dialogues.jsonl");

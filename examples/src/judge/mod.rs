@@ -8,6 +8,7 @@ mod made;
 mod measure;
 mod recipe;
 mod score;
+mod shares;
 mod shrink;
 mod train;
 
@@ -19,4 +20,5 @@ pub use made::{MakeOptions, make};
 pub use measure::{Bin, Calibration, Figure, Figures, Judged};
 pub use recipe::{JudgeRecipe, StartRecipe, Weights};
 pub use score::{Judge, SHIPPED};
+pub use shares::{Shares, match_shares};
 pub use train::{Trained, train, write_pairs};

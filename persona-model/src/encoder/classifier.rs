@@ -11,7 +11,7 @@ use super::Classifier;
 use super::bert::{self, Body, Pass};
 use super::config::{BertConfig, BertType, Purpose};
 use crate::batch::{Batch, Limits};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::{Layout, Leaves, Linear};
 use crate::model::{Model, ModelState};
 use crate::parameters::Parameters;
@@ -171,5 +171,18 @@ impl Classifier for BertClassifier {
         let rows = Pass { plan: self.state.adapters.row_plan(batch, train)?, ..pass };
         let hidden = self.body.first_tokens(self, batch, &pass, &rows)?;
         self.head.forward(hidden, &rows)
+    }
+
+    fn shift_logits(&mut self, by: &[f64]) -> Result<()> {
+        let (name, labels) = (format!("{}.bias", self.config.head_names().1), self.labels.len());
+        let bias = self.state.parameters.get(&name).filter(|_| by.len() == labels);
+        let Some(bias) = bias else {
+            let reason = format!("{} shifts for the {labels} labels of {name}", by.len());
+            return Err(Error::Config { key: "id2label", reason });
+        };
+        let _no_grad = tch::no_grad_guard();
+        let by = Tensor::f_from_slice(by)?.f_to_device(bias.device())?.f_to_kind(bias.kind())?;
+        let _ = bias.shallow_clone().f_add_(&by)?;
+        Ok(())
     }
 }

@@ -68,6 +68,12 @@ pub trait Classifier: Model {
     /// # Errors
     /// As [`Encoder::layer_output`].
     fn logits(&self, batch: &Batch, train: bool) -> Result<Tensor>;
+
+    /// Adds a number to each of the C logits, in the head's bias: for classes whose shares are not those of training.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for another number of shifts than labels; libtorch's.
+    fn shift_logits(&mut self, by: &[f64]) -> Result<()>;
 }
 
 /// Loads the encoder of a folder in the Hugging Face layout, whichever it is: `model_type` in its `config.json` says so.
@@ -136,5 +142,9 @@ impl<M: Classifier + ?Sized> Classifier for Box<M> {
 
     fn logits(&self, batch: &Batch, train: bool) -> Result<Tensor> {
         (**self).logits(batch, train)
+    }
+
+    fn shift_logits(&mut self, by: &[f64]) -> Result<()> {
+        (**self).shift_logits(by)
     }
 }
