@@ -112,7 +112,7 @@ fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Re
         .context("opening the dialogues; a recipe's paths start where the program does")?;
     if !data.lenient {
         let dialogues = stream.by_ref().collect::<persona_data::Result<_>>()?;
-        facts.extend(notes(path, stream.notes()));
+        facts.extend(loader_notes(path, stream.notes()));
         return Ok(dialogues);
     }
     let mut stream = stream.lenient();
@@ -124,12 +124,12 @@ fn read(path: &Path, data: &DataRecipe, facts: &mut Vec<(String, String)>) -> Re
             format!("{}, the first: {first}", stream.skipped()),
         ));
     }
-    facts.extend(notes(path, stream.inner().notes()));
+    facts.extend(loader_notes(path, stream.inner().notes()));
     Ok(dialogues)
 }
 
 /// What the loader left out or put together without an error.
-fn notes(path: &Path, notes: Notes) -> Option<(String, String)> {
+pub(crate) fn loader_notes(path: &Path, notes: Notes) -> Option<(String, String)> {
     let counts = [
         (notes.silences, "`__SILENCE__` turns left out"),
         (notes.stray_lines, "lines without a speaker left out"),
@@ -182,18 +182,26 @@ pub fn tokenizer(
 ) -> Result<TextTokenizer> {
     let folder = workspace.path("tokenizer");
     if !folder.join("tokenizer_config.json").exists() {
-        // Persona, history and response each once a dialogue would do; prompts teach the templates' words as well.
-        let texts = train
-            .iter()
-            .map(|example| {
-                let prompt = prompts.selection(&example.persona, &example.history)?;
-                Ok(format!("{prompt}{}", prompts.response_target(&example.response)))
-            })
-            .collect::<persona_data::Result<Vec<String>>>()?;
-        let options = BpeOptions { vocab_size: vocabulary, ..BpeOptions::default() };
-        train_byte_level_bpe(texts.into_iter(), &options)?.save(&folder)?;
+        bpe_of(prompts, train, vocabulary)?.save(&folder)?;
     }
     Ok(TextTokenizer::from_folder(&folder, &persona_data::SpecialTokens::default())?)
+}
+
+/// A byte-level BPE of the prompts and responses of some examples.
+///
+/// # Errors
+/// The prompts' and the tokenizer's.
+pub(crate) fn bpe_of(prompts: &PromptSet, train: &[Example], vocabulary: usize) -> Result<TextTokenizer> {
+    // Persona, history and response each once a dialogue would do; prompts teach the templates' words as well.
+    let texts = train
+        .iter()
+        .map(|example| {
+            let prompt = prompts.selection(&example.persona, &example.history)?;
+            Ok(format!("{prompt}{}", prompts.response_target(&example.response)))
+        })
+        .collect::<persona_data::Result<Vec<String>>>()?;
+    let options = BpeOptions { vocab_size: vocabulary, ..BpeOptions::default() };
+    Ok(train_byte_level_bpe(texts.into_iter(), &options)?)
 }
 
 #[cfg(test)]

@@ -37,21 +37,7 @@ pub fn build(
 ) -> Result<(Vec<Pair>, PairReport)> {
     let path = workspace.path(&format!("{name}.jsonl"));
     let report = workspace.cached(&format!("{name}.report.json"), inputs, || {
-        let bar = counting_bar(name, examples.len());
-        let progress = |done: usize| bar.set_position(done as u64);
-        let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
-        let fit = |example: &Example| {
-            let highlight = example.selected().map_or(Highlight::None, Highlight::Description);
-            let gold = encoder.tokenizer().encode(&encoder.prompts().response_target(&example.response))?;
-            // Room for either reply, and for the end that is trained on.
-            let room = decode.max_new_tokens.max(gold.len()) + 1;
-            let kind = PromptKind::Generation(highlight);
-            let prompt = encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?;
-            Ok(prompt.cut_turns)
-        };
-        let builder = PairBuilder::history_only(encoder.prompts(), options).fitted_by(&fit);
-        let (pairs, report) = builder.build(examples, &mut generator)?;
-        bar.finish_and_clear();
+        let (pairs, report) = make(name, model, encoder, decode, options, examples)?;
         // The pairs first: where the report stands, they do too. Log-probabilities would be those of other pairs.
         write_pairs(&path, &pairs)?;
         match std::fs::remove_file(workspace.path(&reference_file(name))) {
@@ -61,6 +47,36 @@ pub fn build(
         Ok(report)
     })?;
     Ok((read_pairs(&path)?, report))
+}
+
+/// Pairs of gold replies with the model's own replies made without the persona. `name` is shown.
+///
+/// # Errors
+/// The generator's and the builder's.
+pub fn make(
+    name: &str,
+    model: &dyn CausalLm,
+    encoder: &ExampleEncoder,
+    decode: DecodeConfig,
+    options: PairOptions,
+    examples: &[Example],
+) -> Result<(Vec<Pair>, PairReport)> {
+    let bar = counting_bar(name, examples.len());
+    let progress = |done: usize| bar.set_position(done as u64);
+    let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
+    let fit = |example: &Example| {
+        let highlight = example.selected().map_or(Highlight::None, Highlight::Description);
+        let gold = encoder.tokenizer().encode(&encoder.prompts().response_target(&example.response))?;
+        // Room for either reply, and for the end that is trained on.
+        let room = decode.max_new_tokens.max(gold.len()) + 1;
+        let kind = PromptKind::Generation(highlight);
+        let prompt = encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?;
+        Ok(prompt.cut_turns)
+    };
+    let builder = PairBuilder::history_only(encoder.prompts(), options).fitted_by(&fit);
+    let made = builder.build(examples, &mut generator)?;
+    bar.finish_and_clear();
+    Ok(made)
 }
 
 /// A judge of personas as a judge of replies, for [`PairBuilder::worst_of`]: the sum of its judgements over the

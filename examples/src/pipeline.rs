@@ -4,26 +4,27 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use persona_align::{PreferenceLoss, reference_log_probs_of};
 use persona_data::{
-    BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptKind, PromptSet,
+    BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, Highlight, PromptKind, PromptSet,
     SpecialTokens, Task, TextTokenizer,
 };
 use persona_infer::Strategy;
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Model};
-use persona_train::{End, NextToken, Objective, TrainConfig, Trainer};
+use persona_train::{Evaluator, NextToken, Objective, TrainConfig};
 use serde::Serialize;
 use tch::{Device, Kind};
 
 use crate::data::{self, Data};
 use crate::judge::{ConsistencyEvaluator, Judge};
 use crate::pairs;
-use crate::progress::{Interrupt, TrainingBar};
+use crate::progress::Interrupt;
 use crate::recipe::{ModelRecipe, Recipe};
 use crate::report::Report;
 use crate::results::{self, Control, Measured};
 use crate::systems::{self, SystemReplies};
+use crate::training::{TrainingFolder, fresh_model};
 use crate::workspace::{Start, Workspace, digest};
 
 /// How a run ended.
@@ -111,6 +112,15 @@ pub(crate) fn prompt_set(name: &str) -> Result<PromptSet> {
     Ok(PromptSet::builtin(name)?)
 }
 
+/// Whether every prompt of an example leaves so many tokens for a reply, and its own reply fits too.
+pub(crate) fn fits(encoder: &ExampleEncoder, example: &Example, room: usize) -> bool {
+    let prompt = |kind| encoder.prompt(&example.id, &example.persona, &example.history, kind, room).is_ok();
+    let highlighted = |index| prompt(PromptKind::Generation(Highlight::Description(index)));
+    prompt(PromptKind::Selection)
+        && (0..example.persona.len()).all(highlighted)
+        && encoder.encode(example, Task::Generation).is_ok()
+}
+
 /// The examples on which something is generated, drawn once for the whole run.
 struct Samples {
     /// Of Valid#1: made into training pairs.
@@ -124,19 +134,11 @@ struct Samples {
 impl Samples {
     fn draw(recipe: &Recipe, encoder: &ExampleEncoder, data: &mut Data) -> Result<Self> {
         let room = recipe.decode.max_new_tokens;
-        let fits = |example: &Example| {
-            let prompt =
-                |kind| encoder.prompt(&example.id, &example.persona, &example.history, kind, room).is_ok();
-            prompt(PromptKind::Selection)
-                && (0..example.persona.len())
-                    .all(|index| prompt(PromptKind::Generation(persona_data::Highlight::Description(index))))
-                && encoder.encode(example, Task::Generation).is_ok()
-        };
         let mut left_out = 0;
         let mut draw = |examples: &[Example], count: usize| -> Vec<Example> {
             let mut drawn = data::sample(examples, count, recipe.seed);
             let before = drawn.len();
-            drawn.retain(fits);
+            drawn.retain(|example| fits(encoder, example, room));
             left_out += before - drawn.len();
             drawn
         };
@@ -262,15 +264,7 @@ impl PalPath<'_> {
         if let ModelRecipe::Folder { folder, .. } = &self.recipe.model {
             return Ok(Gpt2::load(folder, self.device, Kind::Float)?.0);
         }
-        let tokenizer = self.encoder.tokenizer();
-        let config = self.recipe.model.config(tokenizer.vocab_size()).context("a fresh model has a shape")?;
-        let config = Gpt2Config {
-            eos_token_id: Some(tokenizer.eos_id()),
-            bos_token_id: tokenizer.bos_id(),
-            pad_token_id: Some(tokenizer.pad_id()),
-            ..config
-        };
-        Ok(Gpt2::new(config, self.recipe.seed, self.device, Kind::Float)?)
+        fresh_model(&self.recipe.model, self.encoder.tokenizer(), self.recipe.seed, self.device)
     }
 
     /// The training and the validation examples.
@@ -300,7 +294,6 @@ impl PalPath<'_> {
     ) -> Result<Option<O>> {
         let folder = self.workspace.path(name);
         let recipe = self.recipe;
-        let mut bar = TrainingBar::new(name);
         let watched = config.early_stopping.as_ref().map_or("", |stopping| stopping.metric.as_str());
         let mut evaluator = match (&self.judge, &recipe.judge) {
             (Some(judge), Some(settings)) if ConsistencyEvaluator::NAMES.contains(&watched) => {
@@ -311,25 +304,10 @@ impl PalPath<'_> {
             }
             _ => None,
         };
-        let mut trainer = Trainer::new(objective, config.clone())?
-            .in_folder(&folder)
-            .made_with("tokenizer", self.encoder.tokenizer().fingerprint())
-            .interrupted_by(self.interrupt.flag())
-            .observed_by(&mut bar);
-        if let Some(evaluator) = &mut evaluator {
-            trainer = trainer.evaluated_by(evaluator);
-        }
-        let outcome = self.interrupt.while_training(|| trainer.fit(train, valid))?;
-        if outcome.end == End::Interrupted || self.interrupt.asked() {
-            return Ok(None);
-        }
-        let objective = trainer.into_objective();
-        let model = folder.join("model");
-        if !model.join("tokenizer_config.json").exists() {
-            objective.model().save(&model)?;
-            self.encoder.tokenizer().save(&model)?;
-        }
-        Ok(Some(objective))
+        let evaluator = evaluator.as_mut().map(|evaluator| evaluator as &mut dyn Evaluator<Gpt2>);
+        let tokenizer = self.encoder.tokenizer();
+        let place = TrainingFolder { name, folder: &folder, tokenizer, interrupt: self.interrupt };
+        place.train(objective, config, (train, valid), evaluator)
     }
 
     /// Pairs of these examples, encoded, and a fact about them. The files of the run are called by the name.

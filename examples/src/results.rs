@@ -108,9 +108,13 @@ pub fn report(recipe: &Recipe, text: &str, workspace: &Workspace, measured: Meas
         ],
         facts,
         curves: curves(&plain, &stage1, &align, &measured.unigram),
-        table: systems::table(measured.systems, measured.test, measured.judge)?,
+        table: systems::table(
+            measured.systems,
+            measured.test,
+            measured.judge.map(|judge| judge as &dyn PersonaJudge),
+        )?,
         checks: checks(&stage1, &align, &measured)?,
-        conversations: conversations(&measured, recipe.report.conversations),
+        conversations: conversations(measured.systems, measured.test, recipe.report.conversations),
         recipe: text.to_owned(),
     })
 }
@@ -232,10 +236,11 @@ fn checks(stage1: &Log, align: &Log, measured: &Measured<'_>) -> Result<Vec<Chec
     Ok(checks)
 }
 
-/// The first examples to whose gold reply a description applies.
-fn conversations(measured: &Measured<'_>, count: usize) -> Vec<Conversation> {
-    let shown =
-        measured.test.iter().enumerate().filter(|(_, example)| example.selected().is_some()).take(count);
+/// The first examples to whose gold reply a description applies; where there are fewer, others after them.
+pub(crate) fn conversations(systems: &[SystemReplies], test: &[Example], count: usize) -> Vec<Conversation> {
+    let (described, none): (Vec<_>, Vec<_>) =
+        test.iter().enumerate().partition(|(_, example)| example.selected().is_some());
+    let shown = described.into_iter().chain(none).take(count);
     shown
         .map(|(at, example)| {
             let description = |choice: Option<usize>| {
@@ -244,8 +249,7 @@ fn conversations(measured: &Measured<'_>, count: usize) -> Vec<Conversation> {
                     .cloned()
                     .unwrap_or_else(|| "none".to_owned())
             };
-            let mut replies: Vec<Reply> = measured
-                .systems
+            let mut replies: Vec<Reply> = systems
                 .iter()
                 .map(|system| Reply {
                     system: system.system.clone(),

@@ -1,16 +1,15 @@
 //! What a system replies, and what is measured on its replies.
 
 use anyhow::{Context, Result, ensure};
-use persona_data::{Example, ExampleEncoder, Highlight, PromptKind, Task};
-use persona_infer::{DecodeConfig, SelectThenGenerate, Strategy, TextGenerator, score_targets};
+use persona_data::{EncodedExample, Example, ExampleEncoder, Highlight, PromptKind, ReplyGenerator, Task};
+use persona_infer::{DecodeConfig, Reply, SelectThenGenerate, Strategy, TextGenerator, score_targets};
 use persona_metrics::{
-    Bleu, Consistency, CopyRate, Distinct, Entropy, Perplexity, PreTokenization, Rouge, Score,
-    selection_accuracy,
+    Bleu, CocoBleu, CocoRouge, Consistency, CopyRate, Distinct, Entropy, Perplexity, PersonaJudge,
+    PreTokenization, Rouge, Score, selection_accuracy,
 };
 use persona_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
-use crate::judge::Judge;
 use crate::progress::counting_bar;
 use crate::report::{Cell, Column, Row, Table};
 
@@ -95,23 +94,58 @@ pub fn reply_to_all(
         let seen = Example { relevant: Some(chosen.into_iter().collect()), ..example.clone() };
         gold.push(encoder.encode(&seen, task)?);
     }
-    let scores = score_targets(model, &gold, decode.batch_size)?;
-    let replies = examples
-        .iter()
-        .zip(replies)
-        .zip(scores)
-        .map(|((example, reply), score)| SystemReply {
-            id: example.id.clone(),
-            text: reply.text,
-            highlighted: match reply.selection {
-                None => Highlighted::NotSelecting,
-                Some(selection) => selection.choice.map_or(Highlighted::None, Highlighted::Description),
-            },
-            gold_log_prob: score.log_prob,
-            gold_tokens: score.tokens,
-        })
-        .collect();
-    Ok(SystemReplies { system: system.to_owned(), replies })
+    let highlighted = |reply: &Reply| match &reply.selection {
+        None => Highlighted::NotSelecting,
+        Some(selection) => selection.choice.map_or(Highlighted::None, Highlighted::Description),
+    };
+    let replies = replies.into_iter().map(|reply| (highlighted(&reply), reply.text)).collect();
+    scored(system, model, &gold, decode.batch_size, replies)
+}
+
+/// As [`reply_to_all`] from the history alone: the persona is not in the prompt.
+///
+/// # Errors
+/// The decoder's.
+pub fn reply_from_history(
+    system: &str,
+    model: &dyn CausalLm,
+    encoder: &ExampleEncoder,
+    decode: DecodeConfig,
+    examples: &[Example],
+) -> Result<SystemReplies> {
+    let bar = counting_bar(system, examples.len());
+    let progress = |count: usize| bar.set_position(count as u64);
+    let prompt = |example: &Example| {
+        let (kind, room) = (PromptKind::HistoryOnly, decode.max_new_tokens);
+        Ok(encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?.text)
+    };
+    let prompts = examples.iter().map(prompt).collect::<Result<Vec<String>>>()?;
+    let texts = TextGenerator::new(model, encoder, decode)?.watched_by(&progress).replies(&prompts)?;
+    bar.finish_and_clear();
+    let gold = examples.iter().map(|example| encoder.encode(example, Task::HistoryOnly));
+    let gold = gold.collect::<persona_data::Result<Vec<EncodedExample>>>()?;
+    let replies = texts.into_iter().map(|text| (Highlighted::NotSelecting, text)).collect();
+    scored(system, model, &gold, decode.batch_size, replies)
+}
+
+/// Replies beside the log-probabilities of the gold ones.
+fn scored(
+    system: &str,
+    model: &dyn CausalLm,
+    gold: &[EncodedExample],
+    batch_size: usize,
+    replies: Vec<(Highlighted, String)>,
+) -> Result<SystemReplies> {
+    let scores = score_targets(model, gold, batch_size)?;
+    let replies = gold.iter().zip(replies).zip(scores);
+    let replies = replies.map(|((gold, (highlighted, text)), score)| SystemReply {
+        id: gold.id.clone(),
+        text,
+        highlighted,
+        gold_log_prob: score.log_prob,
+        gold_tokens: score.tokens,
+    });
+    Ok(SystemReplies { system: system.to_owned(), replies: replies.collect() })
 }
 
 /// How a strategy is called in a table.
@@ -138,7 +172,11 @@ const NO_JUDGE: &str = "no judge";
 ///
 /// # Errors
 /// The metrics', with the system's name.
-pub fn table(systems: &[SystemReplies], examples: &[Example], judge: Option<&Judge>) -> Result<Table> {
+pub fn table(
+    systems: &[SystemReplies],
+    examples: &[Example],
+    judge: Option<&dyn PersonaJudge>,
+) -> Result<Table> {
     let references = gold(examples);
     let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
     let labels: Vec<&[usize]> =
@@ -170,18 +208,28 @@ pub fn table(systems: &[SystemReplies], examples: &[Example], judge: Option<&Jud
     Ok(Table { columns, rows })
 }
 
-/// What is measured on texts alone, with the decimals shown. Punctuation stands apart, as in PERSONA-CHAT's own files:
-/// whether it does moves BLEU by ten points, so the signatures say so.
+/// BLEU as in the table. Punctuation stands apart, as in PERSONA-CHAT's own files: whether it does moves BLEU by ten
+/// points, so the signatures say so.
+#[must_use]
+pub fn bleu() -> CocoBleu {
+    Bleu::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true)
+}
+
+/// ROUGE-L as in the table, on the words of [`bleu`].
+#[must_use]
+pub fn rouge() -> CocoRouge {
+    Rouge::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true)
+}
+
+/// What is measured on texts alone, with the decimals shown.
 fn text_scores(
     texts: &[String],
     references: &[String],
     personas: &[&[String]],
 ) -> Result<Vec<(Score, usize)>> {
-    let bleu = Bleu::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
-    let rouge = Rouge::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true);
     let mut scores: Vec<(Score, usize)> =
-        bleu.corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
-    scores.extend(rouge.corpus(texts, references)?.into_iter().map(|score| (score, 2)));
+        bleu().corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
+    scores.extend(rouge().corpus(texts, references)?.into_iter().map(|score| (score, 2)));
     scores.extend(Entropy::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
     scores.extend(Distinct::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
     scores.extend(CopyRate::default().corpus(texts, personas)?.into_iter().map(|score| (score, 1)));
@@ -219,7 +267,7 @@ fn perplexity_cell(system: &SystemReplies, examples: &[Example]) -> Result<(Colu
 
 /// C.score in both forms, or one empty column.
 fn judge_cells(
-    judge: Option<&Judge>,
+    judge: Option<&dyn PersonaJudge>,
     texts: &[String],
     personas: &[&[String]],
 ) -> Result<Vec<(Column, Cell)>> {

@@ -2,6 +2,7 @@
 
 use super::Report;
 use anyhow::{Context, Result};
+use serde::Serialize;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,18 +16,21 @@ impl Report {
     ///
     /// Where the report is inconsistent, and where a file or the folder cannot be written, with its path.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let html = self.html()?;
-        let json = serde_json::to_string_pretty(self).context("cannot write the report as JSON")?;
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {} for the report", folder.display()))?;
-        let staged = [stage(folder, "report.html", &html)?, stage(folder, "report.json", &json)?];
-        for (partial, path) in &staged {
-            fs::rename(partial.path(), path).with_context(|| {
-                format!("cannot rename {} to {}", partial.path().display(), path.display())
-            })?;
-        }
-        Ok(())
+        write_both(folder, &self.html()?, self)
     }
+}
+
+/// Writes `report.html`, and `report.json` beside it, as [`Report::write`].
+pub(crate) fn write_both(folder: &Path, html: &str, report: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(report).context("cannot write the report as JSON")?;
+    fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {} for the report", folder.display()))?;
+    let staged = [stage(folder, "report.html", html)?, stage(folder, "report.json", &json)?];
+    for (partial, path) in &staged {
+        fs::rename(partial.path(), path)
+            .with_context(|| format!("cannot rename {} to {}", partial.path().display(), path.display()))?;
+    }
+    Ok(())
 }
 
 /// A file under its temporary name, removed when it goes out of scope without having been renamed.

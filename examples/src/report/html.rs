@@ -17,16 +17,7 @@ impl Report {
     /// Where a row of the table has not one cell per column, and where a curve cannot be drawn.
     pub fn html(&self) -> Result<String> {
         self.table.check()?;
-        let mut page = String::new();
-        let title = escape(&self.title);
-        // The policy forbids scripts and requests even if something slipped past the escaping.
-        writeln!(
-            page,
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>"
-        )?;
+        let mut page = head(&self.title)?;
         for paragraph in &self.summary {
             writeln!(page, "<p>{}</p>", escape(paragraph))?;
         }
@@ -64,8 +55,23 @@ impl Report {
     }
 }
 
+/// The page up to its heading.
+pub(crate) fn head(title: &str) -> Result<String> {
+    let mut page = String::new();
+    let title = escape(title);
+    // The policy forbids scripts and requests even if something slipped past the escaping.
+    writeln!(
+        page,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>"
+    )?;
+    Ok(page)
+}
+
 /// `text` as the content of an element or of a quoted attribute.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in clean(text).chars() {
         match c {
@@ -87,7 +93,7 @@ fn heading(text: &str) -> String {
     words.join(" ")
 }
 
-fn definitions<'a>(
+pub(crate) fn definitions<'a>(
     page: &mut String,
     class: &str,
     items: impl Iterator<Item = (&'a str, &'a str)>,
@@ -100,7 +106,7 @@ fn definitions<'a>(
     Ok(())
 }
 
-fn table(page: &mut String, table: &Table) -> Result<()> {
+pub(crate) fn table(page: &mut String, table: &Table) -> Result<()> {
     page.push_str("<div class=\"wide\"><table>\n<thead><tr><th scope=\"col\">System</th>");
     for column in &table.columns {
         write!(page, "<th scope=\"col\" class=\"number\">{}</th>", heading(&column.name))?;
@@ -111,6 +117,12 @@ fn table(page: &mut String, table: &Table) -> Result<()> {
         for (cell, column) in row.cells.iter().zip(&table.columns) {
             match cell {
                 Cell::Value(v) => write!(page, "<td class=\"number\">{}</td>", fixed(*v, column.decimals))?,
+                Cell::Spread { mean, deviation } => write!(
+                    page,
+                    "<td class=\"number\">{}<br><small>± {}</small></td>",
+                    fixed(*mean, column.decimals),
+                    fixed(*deviation, column.decimals)
+                )?,
                 Cell::Missing(why) => {
                     write!(page, "<td class=\"number\"><small>{}</small></td>", escape(why))?
                 }
@@ -154,7 +166,7 @@ fn checks(page: &mut String, checks: &[Check]) -> Result<()> {
     Ok(())
 }
 
-fn figure(page: &mut String, curve: &Curve) -> Result<()> {
+pub(crate) fn figure(page: &mut String, curve: &Curve) -> Result<()> {
     writeln!(page, "<figure><figcaption>{}</figcaption>", escape(&curve.title))?;
     match curve.svg()? {
         Some(svg) => writeln!(page, "<div class=\"wide\">{svg}</div>")?,
@@ -174,7 +186,7 @@ fn figure(page: &mut String, curve: &Curve) -> Result<()> {
     Ok(())
 }
 
-fn article(page: &mut String, number: usize, conversation: &Conversation) -> Result<()> {
+pub(crate) fn article(page: &mut String, number: usize, conversation: &Conversation) -> Result<()> {
     writeln!(page, "<article>\n<h3>Conversation {number}</h3>")?;
     if !conversation.persona.is_empty() {
         page.push_str("<h4>Persona of the one who replies</h4>\n<ul>\n");

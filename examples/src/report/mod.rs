@@ -4,10 +4,10 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod curves;
-mod files;
-mod html;
-mod terminal;
-mod text;
+pub(crate) mod files;
+pub(crate) mod html;
+pub(crate) mod terminal;
+pub(crate) mod text;
 
 /// Everything that a report holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +91,13 @@ pub struct Row {
 pub enum Cell {
     /// A number.
     Value(#[serde(deserialize_with = "number")] f64),
+    /// A number that was measured several times.
+    Spread {
+        /// The mean.
+        mean: f64,
+        /// The standard deviation.
+        deviation: f64,
+    },
     /// Why there is none, such as `no judge`.
     Missing(String),
 }
@@ -136,9 +143,20 @@ pub struct Reply {
     pub text: String,
 }
 
+impl Cell {
+    /// The number, or the mean.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Self::Value(value) | Self::Spread { mean: value, .. } => Some(*value),
+            Self::Missing(_) => None,
+        }
+    }
+}
+
 impl Table {
     /// An error where a system has more or fewer cells than there are metrics.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         for row in &self.rows {
             if row.cells.len() != self.columns.len() {
                 bail!(

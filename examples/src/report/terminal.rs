@@ -46,7 +46,8 @@ impl Report {
     }
 }
 
-fn table(table: &Table, columns: usize) -> Vec<String> {
+/// A table in blocks that are no wider than so many columns.
+pub(crate) fn table(table: &Table, columns: usize) -> Vec<String> {
     let names: Vec<String> = table.rows.iter().map(|row| clean(&row.system)).collect();
     let name_width = names.iter().map(|name| width(name)).max().unwrap_or(0).min(columns / 3);
     let shown: Vec<Shown> = table.columns.iter().enumerate().map(|(at, _)| Shown::new(table, at)).collect();
@@ -85,6 +86,9 @@ impl Shown {
             .iter()
             .map(|row| match row.cells.get(at) {
                 Some(Cell::Value(value)) => fixed(*value, decimals),
+                Some(Cell::Spread { mean, deviation }) => {
+                    format!("{}±{}", fixed(*mean, decimals), fixed(*deviation, decimals))
+                }
                 Some(Cell::Missing(_)) | None => "-".into(),
             })
             .collect();

@@ -2,7 +2,7 @@
 
 /// `text` without what could steer a terminal or turn the direction of the text around it: control characters
 /// other than line break and tab, and bidirectional embeddings, overrides and isolates, become U+FFFD.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' => c,
@@ -15,7 +15,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// `value` with a fixed number of decimals (12 at most); in scientific form from 1e15 on.
-pub(super) fn fixed(value: f64, decimals: usize) -> String {
+pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return plain(value);
     }
@@ -26,7 +26,7 @@ pub(super) fn fixed(value: f64, decimals: usize) -> String {
 }
 
 /// `value` with four significant digits.
-pub(super) fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     if !value.is_finite() || value == 0.0 {
         return plain(value);
     }
@@ -38,7 +38,7 @@ pub(super) fn short(value: f64) -> String {
 }
 
 /// `value` at an axis that spans `span`: with the decimals that tell neighbouring marks apart, and no more.
-pub(super) fn tick(value: f64, span: f64) -> String {
+pub(crate) fn tick(value: f64, span: f64) -> String {
     // A mark computed by adding steps misses zero by a rounding error.
     let value = if value.abs() < span * 1e-9 { 0.0 } else { value };
     if value.abs() >= 1e7 || span < 1e-6 {
@@ -65,7 +65,7 @@ fn unsigned_zero(digits: String) -> String {
 
 /// Terminal columns that `text` takes: two for the wide characters of East Asia and for emoji, none for marks that
 /// combine. An estimate by block, enough to align a table.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 
@@ -87,7 +87,7 @@ fn char_width(c: char) -> usize {
 
 /// `text` in lines of at most `columns` (at least 2) terminal columns, broken between words, inside a word only
 /// where it is longer than a line. White space is folded. At least one line.
-pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(2);
     let mut lines = Vec::new();
     let mut line = String::new();

@@ -1,0 +1,296 @@
+//! Could the difference of two systems be chance? Paired tests over the test examples, and over the seeds.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use persona_data::Example;
+use persona_metrics::stats::{Resample, Swaps, TTest, approximate_randomisation, holm};
+use persona_metrics::{Consistency, CopyRate, Distinct, Entropy, PairMetric, PersonaJudge};
+use serde::{Deserialize, Serialize};
+
+use super::measure::Replied;
+use crate::systems::{bleu, gold, rouge};
+
+/// One column of one system against another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The column.
+    pub column: String,
+    /// The system.
+    pub system: String,
+    /// What it is compared with.
+    pub against: String,
+    /// Two-sided paired approximate randomisation: an example's replies of all seeds are swapped together.
+    pub p_value: f64,
+    /// The same after Holm's correction over the comparisons reported together.
+    pub p_holm: f64,
+    /// Welch's t-test of the seeds' values, as the paper's but for equal variances; absent where it has no value.
+    pub p_seeds: Option<f64>,
+}
+
+/// The level below which a difference counts.
+pub(super) const LEVEL: f64 = 0.05;
+
+/// Which end of a column is the better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// The most.
+    Higher,
+    /// The least.
+    Lower,
+}
+
+/// Which end of a column is the better one; nothing for the copy rate, which is to be read beside gold's.
+#[must_use]
+pub fn better(column: &str) -> Option<Better> {
+    match column {
+        "Perplexity" => Some(Better::Lower),
+        "Copy rate" => None,
+        _ => Some(Better::Higher),
+    }
+}
+
+/// Tests a system against another in every column that both have. Holm's correction is left to the caller.
+///
+/// # Errors
+/// The metrics' and the tests'.
+pub(super) fn compare(
+    (system, other): (&Replied, &Replied),
+    examples: &[Example],
+    judge: &dyn PersonaJudge,
+    trials: usize,
+) -> Result<Vec<Compared>> {
+    let seeds = system.seeds.len();
+    let (one, two) = (Side::of(system), Side::of(other));
+    let references = repeated(&gold(examples), seeds);
+    let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
+    let personas = repeated(&personas, seeds);
+    let labels: Vec<&[usize]> =
+        examples.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
+    let labels = repeated(&labels, seeds);
+
+    let mut columns: Vec<(Vec<String>, Box<dyn Resample>)> = Vec::new();
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let joint =
+        bleu().examples(&one.texts, &references)?.joined(bleu().examples(&two.texts, &references)?)?;
+    columns.push((names(&["BLEU-1", "BLEU-2"]), Box::new(joint)));
+    let joint =
+        rouge().examples(&one.texts, &references)?.joined(rouge().examples(&two.texts, &references)?)?;
+    columns.push((names(&["ROUGE-L"]), Box::new(joint)));
+    let joint = Entropy::pal().paired_examples(&one.texts, &two.texts)?;
+    columns.push((names(&["Entropy-1", "Entropy-2", "Entropy-3", "Entropy-4"]), Box::new(joint)));
+    let joint = Distinct::pal().paired_examples(&one.texts, &two.texts)?;
+    columns.push((names(&["Distinct-1", "Distinct-2"]), Box::new(joint)));
+    let copies = CopyRate::default();
+    let joint = copies.examples(&one.texts, &personas)?.joined(copies.examples(&two.texts, &personas)?)?;
+    columns.push((names(&["Copy rate"]), Box::new(joint)));
+    // The maximum over nobody has no value, here as in the table; such replies judge to 0.
+    if personas.iter().all(|persona| !persona.is_empty()) {
+        for (name, form) in [("C.score sum", Consistency::sum()), ("C.score max", Consistency::max())] {
+            let joint = form.examples(judge, &one.texts, &personas)?;
+            let joint = joint.joined(form.examples(judge, &two.texts, &personas)?)?;
+            columns.push((names(&[name]), Box::new(joint)));
+        }
+    }
+    if let (Some(right), Some(other_right)) = (one.right(&labels), two.right(&labels)) {
+        let ones = vec![1.0; right.len() + other_right.len()];
+        let ratio = Ratio { above: [right, other_right].concat(), below: ones, exp: false };
+        columns.push((names(&["Selection"]), Box::new(ratio)));
+    }
+    let ratio = Ratio {
+        above: [one.losses, two.losses].concat(),
+        below: [one.tokens, two.tokens].concat(),
+        exp: true,
+    };
+    columns.push((names(&["Perplexity"]), Box::new(ratio)));
+
+    let mut compared = Vec::new();
+    for (names, joint) in columns {
+        let together = Together { examples: joint.as_ref(), seeds, count: examples.len() };
+        let tests = approximate_randomisation(&together, &Swaps::seeded(trials, 1)).with_context(|| {
+            format!("testing {} of {} against {}", names.join(", "), system.name, other.name)
+        })?;
+        let by_seed = together.by_seed()?;
+        for (at, (column, test)) in names.into_iter().zip(tests).enumerate() {
+            let of = |side: &[Vec<f64>]| -> Vec<f64> {
+                side.iter().filter_map(|values| values.get(at).copied()).collect()
+            };
+            // Without an error where two seeds or more differ: otherwise there is no t.
+            let p_seeds = TTest::default().welch(&of(&by_seed.0), &of(&by_seed.1)).ok();
+            compared.push(Compared {
+                column,
+                system: system.name.clone(),
+                against: other.name.clone(),
+                p_value: test.p_value,
+                p_holm: test.p_value,
+                p_seeds: p_seeds.map(|test| test.p_value),
+            });
+        }
+    }
+    Ok(compared)
+}
+
+/// Corrects the p-values of comparisons that are reported together, column by column.
+///
+/// # Errors
+/// Never of p-values.
+pub(super) fn correct(compared: &mut [Compared]) -> Result<()> {
+    let mut columns: Vec<String> = compared.iter().map(|one| one.column.clone()).collect();
+    columns.sort_unstable();
+    columns.dedup();
+    for column in columns {
+        let of_column = |one: &&mut Compared| one.column == column;
+        let p_values: Vec<f64> = compared.iter_mut().filter(of_column).map(|one| one.p_value).collect();
+        for (one, p_holm) in compared.iter_mut().filter(of_column).zip(holm(&p_values)?) {
+            one.p_holm = p_holm;
+        }
+    }
+    Ok(())
+}
+
+/// A list as often as there are seeds.
+fn repeated<T: Clone>(list: &[T], seeds: usize) -> Vec<T> {
+    (0..seeds).flat_map(|_| list.iter().cloned()).collect()
+}
+
+/// A system's replies, one seed after the other.
+struct Side {
+    texts: Vec<String>,
+    choices: Vec<Option<Option<usize>>>,
+    losses: Vec<f64>,
+    tokens: Vec<f64>,
+}
+
+impl Side {
+    fn of(system: &Replied) -> Self {
+        let all = || system.seeds.iter().flat_map(|seed| &seed.replies);
+        Self {
+            texts: all().map(|reply| reply.text.clone()).collect(),
+            choices: all().map(|reply| reply.highlighted.selection()).collect(),
+            losses: all().map(|reply| -reply.gold_log_prob).collect(),
+            tokens: all().map(|reply| reply.gold_tokens as f64).collect(),
+        }
+    }
+
+    /// 1 for each right selection and 0 for each wrong one; nothing of a system that does not select.
+    fn right(&self, labels: &[&[usize]]) -> Option<Vec<f64>> {
+        let right = |(choice, labels): (&Option<Option<usize>>, &&[usize])| {
+            choice.map(|choice| match choice {
+                Some(index) => f64::from(labels.contains(&index)),
+                None => f64::from(labels.is_empty()),
+            })
+        };
+        self.choices.iter().zip(labels).map(right).collect()
+    }
+}
+
+/// A score that is a sum over examples by another, or e to the power of that.
+struct Ratio {
+    above: Vec<f64>,
+    below: Vec<f64>,
+    exp: bool,
+}
+
+impl Resample for Ratio {
+    fn len(&self) -> usize {
+        self.above.len()
+    }
+
+    fn scores_of(&self, indexes: &[u32]) -> persona_metrics::Result<Vec<f64>> {
+        let mut sums = (0.0, 0.0);
+        for &index in indexes {
+            let index = index as usize;
+            let (Some(above), Some(below)) = (self.above.get(index), self.below.get(index)) else {
+                return Err(persona_metrics::Error::IndexOutOfRange { index, len: self.above.len() });
+            };
+            sums = (sums.0 + above, sums.1 + below);
+        }
+        let ratio = sums.0 / sums.1;
+        Ok(vec![if self.exp { ratio.exp() } else { ratio }])
+    }
+}
+
+/// The examples of two systems, in each of which those of all seeds are one.
+struct Together<'a> {
+    /// The first system's seed after seed, then the second's.
+    examples: &'a dyn Resample,
+    seeds: usize,
+    /// Of one seed.
+    count: usize,
+}
+
+impl Together<'_> {
+    fn of_seed(&self, seed: usize) -> Range<u32> {
+        let at = |seed: usize| u32::try_from(seed * self.count).unwrap_or(u32::MAX);
+        at(seed)..at(seed + 1)
+    }
+
+    /// The scores of each seed, of the first system and of the second.
+    fn by_seed(&self) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
+        let score = |seed| -> Result<Vec<f64>> {
+            Ok(self.examples.scores_of(&self.of_seed(seed).collect::<Vec<u32>>())?)
+        };
+        let first = (0..self.seeds).map(score).collect::<Result<_>>()?;
+        Ok((first, (self.seeds..2 * self.seeds).map(score).collect::<Result<_>>()?))
+    }
+}
+
+impl Resample for Together<'_> {
+    fn len(&self) -> usize {
+        2 * self.count
+    }
+
+    fn scores_of(&self, indexes: &[u32]) -> persona_metrics::Result<Vec<f64>> {
+        let count = self.count.max(1);
+        let each = |&index: &u32| {
+            let (system, example) = (index as usize / count, index as usize % count);
+            let first = system * self.seeds;
+            (first..first + self.seeds)
+                .map(move |seed| u32::try_from(seed * count + example).unwrap_or(u32::MAX))
+        };
+        self.examples.scores_of(&indexes.iter().flat_map(each).collect::<Vec<u32>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_replies_to_an_example_are_swapped_together() {
+        let values: Vec<f64> = (0..12).map(f64::from).collect();
+        let together = Together {
+            examples: &Ratio { above: values, below: vec![1.0; 12], exp: false },
+            seeds: 2,
+            count: 3,
+        };
+        assert_eq!(together.len(), 6);
+        // Example 1 of the first system: places 1 and 4; example 2 of the second: 8 and 11.
+        assert_eq!(together.scores_of(&[1]).unwrap(), [2.5]);
+        assert_eq!(together.scores_of(&[5]).unwrap(), [9.5]);
+        assert_eq!(together.by_seed().unwrap(), (vec![vec![1.0], vec![4.0]], vec![vec![7.0], vec![10.0]]));
+        assert!(together.scores_of(&[6]).is_err());
+    }
+
+    #[test]
+    fn a_correction_is_by_column() {
+        let one = |column: &str, p_value| Compared {
+            column: column.into(),
+            system: "a".into(),
+            against: "b".into(),
+            p_value,
+            p_holm: p_value,
+            p_seeds: None,
+        };
+        let mut all = [one("x", 0.01), one("y", 0.03), one("x", 0.04)];
+        correct(&mut all).unwrap();
+        let corrected: Vec<f64> = all.iter().map(|one| one.p_holm).collect();
+        assert_eq!(corrected, [0.02, 0.03, 0.04]);
+    }
+
+    #[test]
+    fn perplexity_is_over_all_tokens() {
+        let ratio = Ratio { above: vec![2.0, 4.0], below: vec![1.0, 2.0], exp: true };
+        assert!((ratio.scores_of(&[0, 1]).unwrap()[0] - 2.0f64.exp()).abs() < 1e-12);
+    }
+}

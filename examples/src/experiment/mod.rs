@@ -1,0 +1,319 @@
+//! The systems of PAL's tables from one starting model: what the program `experiment` does.
+//!
+//! A recipe is a plan of cells: trainings, pairs, replies, judgements. Each is called by a hash of everything that makes
+//! it, is made once, and is read afterwards, so that a stopped experiment continues and a changed recipe makes again only
+//! what the change reaches.
+
+mod bars;
+mod compare;
+mod contractions;
+mod data;
+mod make;
+mod measure;
+mod page;
+mod plan;
+mod predictions;
+mod recipe;
+mod report;
+mod store;
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use persona_data::{
+    BadExamples, EncodeOptions, Example, ExampleEncoder, PromptSet, SpecialTokens, TextTokenizer,
+};
+use persona_model::{Gpt2Config, Model};
+use tch::Device;
+
+pub use self::bars::{Bar, Bars};
+pub use self::compare::{Better, Compared, better};
+pub use self::contractions::{apart, description};
+pub use self::plan::{Cell, Condition, Listing, Plan, Sources, Work};
+pub use self::predictions::{Direction, Order, Outcome, Predictions, Shape};
+pub use self::recipe::{AlignPart, ExperimentData, ExperimentRecipe, JudgePart, ReportPart, Sizes, System};
+pub use self::report::ExperimentReport;
+pub use self::store::{Finished, Store};
+
+use self::data::{Drawn, Labels, PARTS, Parts, files_digest};
+use self::make::Lab;
+use self::store::{read_json, write_json};
+use crate::data::bpe_of;
+use crate::judge::Judge;
+use crate::pipeline::{fits, prompt_set};
+use crate::progress::Interrupt;
+use crate::recipe::ModelRecipe;
+use crate::training::fresh_model;
+use crate::workspace::digest;
+
+/// How an experiment ended.
+#[derive(Debug)]
+pub enum Run {
+    /// With a report, which also lies in its folder.
+    Finished(Box<ExperimentReport>),
+    /// Somebody stopped it, or it made as many cells as it was allowed; the same call continues.
+    Stopped,
+}
+
+/// Runs a recipe, or what is left of it; `limit` stops after so many newly made cells.
+///
+/// # Errors
+/// The first of any part; what was finished before stays.
+pub fn run(
+    recipe: &ExperimentRecipe,
+    text: &str,
+    limit: Option<usize>,
+    interrupt: &Interrupt,
+) -> Result<Run> {
+    let device = persona_model::device(&recipe.device)?;
+    let predictions = recipe.predictions.as_deref().map(Predictions::load).transpose()?;
+    let store = Store::new(&recipe.out)?;
+    let mut prepared = Prepared::of(recipe)?;
+    let judge = Judge::load(&recipe.judge.folder, device)?;
+    store.make()?;
+    prepared.parts.split.save(store.path("split.json"))?;
+    let mut left = limit.unwrap_or(usize::MAX);
+    if let Some(key) = prepared.sources.labels.clone() {
+        let labels: Labels =
+            kept(&store, ("labels", &key), &mut left, || prepared.parts.judged(&judge, recipe))?;
+        prepared.parts.set_labels(labels)?;
+    }
+    let mut drawn = prepared.parts.drawn(recipe);
+    let tokenizer = match prepared.tokenizer.take() {
+        Some(tokenizer) => tokenizer,
+        None => fresh_tokenizer(recipe, &prepared, &store, &drawn.train, &mut left)?,
+    };
+    let options = EncodeOptions {
+        max_length: prepared.positions,
+        bad_examples: BadExamples::Drop,
+        ..EncodeOptions::default()
+    };
+    let encoder = ExampleEncoder::new(&tokenizer, &prepared.prompts, options)?;
+    let mut facts = facts(recipe, &prepared, &drawn, &store)?;
+    facts.push(leave_out(&mut drawn, &encoder, recipe.decode.max_new_tokens)?);
+    facts.push(model_fact(recipe, &tokenizer, device)?);
+    facts.push(("judge".to_owned(), persona_metrics::PersonaJudge::name(&judge)));
+    let plan = Plan::of(recipe, &prepared.sources)?;
+    let lab = Lab {
+        recipe,
+        store: &store,
+        plan: &plan,
+        examples: &drawn,
+        encoder: &encoder,
+        judge: &judge,
+        device,
+        interrupt,
+    };
+    let count = plan.cells.len();
+    for (at, cell) in plan.cells.iter().enumerate() {
+        if store.finished(cell.kind, &cell.key)?.is_some() {
+            continue;
+        }
+        if left == 0 {
+            return Ok(Run::Stopped);
+        }
+        left -= 1;
+        println!("[{}/{count}] {}", at + 1, cell.what);
+        let began = Instant::now();
+        let Some(facts) = lab.make(cell).with_context(|| cell.what.clone())? else {
+            return Ok(Run::Stopped);
+        };
+        let (key, what, seconds) = (cell.key.clone(), cell.what.clone(), began.elapsed().as_secs_f64());
+        store.finish(cell.kind, &Finished { key, what, facts, seconds })?;
+    }
+    let report = report::assemble(&lab, text, facts, predictions)?;
+    report.write(&recipe.out)?;
+    Ok(Run::Finished(Box::new(report)))
+}
+
+/// What a recipe would make, and what of it is there. Trains nothing and writes nothing.
+///
+/// # Errors
+/// The loaders', as of a run.
+pub fn dry_run(recipe: &ExperimentRecipe) -> Result<String> {
+    let prepared = Prepared::of(recipe)?;
+    let store = Store::new(&recipe.out)?;
+    let plan = Plan::of(recipe, &prepared.sources)?;
+    let mut text = String::new();
+    for (name, fact) in &prepared.parts.facts {
+        writeln!(text, "{name:>22} {fact}")?;
+    }
+    writeln!(text, "\n{}", plan.list(&store)?)?;
+    Ok(text)
+}
+
+/// What is known before anything is made.
+struct Prepared {
+    parts: Parts,
+    prompts: PromptSet,
+    positions: usize,
+    /// Of a folder.
+    tokenizer: Option<TextTokenizer>,
+    sources: Sources,
+}
+
+impl Prepared {
+    fn of(recipe: &ExperimentRecipe) -> Result<Self> {
+        for (key, file) in recipe.data.files() {
+            ensure!(
+                file.is_file(),
+                "`{key}`: {} is not there; give the folder of the data with --data, or `data.folder`",
+                file.display()
+            );
+        }
+        let prompts = prompt_set(&recipe.prompts)?;
+        let parts = data::load(recipe)?;
+        let judge = files_digest(&recipe.judge.folder).context("the judge")?;
+        let lacking = parts.lacks_labels(&recipe.data.examples);
+        let labels = lacking
+            .then(|| digest(&(plan::PROGRAM, "labels", &parts.dialogues, &judge, recipe.judge.rule)))
+            .transpose()?;
+        let part_keys = parts.keys(recipe)?;
+        // Labels by the judge are of all parts together: whoever has unlabelled turns depends on them.
+        let part_keys = part_keys.map(|key| labels.as_ref().map_or(key.clone(), |labels| key + labels));
+        let (tokenizer, positions, start, tokenizer_key) = match &recipe.model {
+            ModelRecipe::Folder { folder, .. } => {
+                let read = || -> Result<_> {
+                    let tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
+                    Ok((tokenizer, Gpt2Config::from_folder(folder)?.n_positions, files_digest(folder)?))
+                };
+                let (tokenizer, positions, start) =
+                    read().with_context(|| format!("`model.folder`, {}", folder.display()))?;
+                (Some(tokenizer), positions, start, None)
+            }
+            ModelRecipe::Fresh { vocabulary, positions, .. } => {
+                let key =
+                    digest(&(plan::PROGRAM, "tokenizer", &part_keys[0], vocabulary, &prompts.fingerprint()))?;
+                (None, *positions, digest(&recipe.model)?, Some(key))
+            }
+        };
+        let fingerprint = tokenizer.as_ref().map(TextTokenizer::fingerprint);
+        let encoding = digest(&(prompts.fingerprint(), fingerprint, &tokenizer_key, positions))?;
+        let sources = Sources { parts: part_keys, encoding, start, judge, labels, tokenizer: tokenizer_key };
+        Ok(Self { parts, prompts, positions, tokenizer, sources })
+    }
+}
+
+/// A value of a cell that is made before the plan, with a fact about it.
+fn kept<T: serde::Serialize + serde::de::DeserializeOwned>(
+    store: &Store,
+    (kind, key): (&'static str, &str),
+    left: &mut usize,
+    make: impl FnOnce() -> Result<(T, String)>,
+) -> Result<T> {
+    let path = store.cell(kind, key).join("value.json");
+    if store.finished(kind, key)?.is_some() {
+        return read_json(&path);
+    }
+    println!("making {kind}");
+    *left = left.saturating_sub(1);
+    let began = Instant::now();
+    let (value, fact) = make()?;
+    write_json(&path, &value)?;
+    let facts = vec![(kind.to_owned(), fact)];
+    let seconds = began.elapsed().as_secs_f64();
+    store.finish(kind, &Finished { key: key.to_owned(), what: kind.to_owned(), facts, seconds })?;
+    Ok(value)
+}
+
+/// The tokenizer of a fresh model, trained on the training examples.
+fn fresh_tokenizer(
+    recipe: &ExperimentRecipe,
+    prepared: &Prepared,
+    store: &Store,
+    train: &[Example],
+    left: &mut usize,
+) -> Result<TextTokenizer> {
+    let (Some(key), ModelRecipe::Fresh { vocabulary, .. }) = (&prepared.sources.tokenizer, &recipe.model)
+    else {
+        anyhow::bail!("a model of a folder has its own tokenizer");
+    };
+    let folder = store.cell("tokenizer", key);
+    kept(store, ("tokenizer", key), left, || {
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let tokenizer = bpe_of(&prepared.prompts, train, *vocabulary)?;
+        tokenizer.save(&folder)?;
+        Ok((tokenizer.vocab_size(), format!("{} entries", tokenizer.vocab_size())))
+    })?;
+    Ok(TextTokenizer::from_folder(&folder, &SpecialTokens::default())?)
+}
+
+/// What the data are, what of them is used, and where the labels come from.
+fn facts(
+    recipe: &ExperimentRecipe,
+    prepared: &Prepared,
+    drawn: &Drawn,
+    store: &Store,
+) -> Result<Vec<(String, String)>> {
+    let mut facts = prepared.parts.facts.clone();
+    if let Some(key) = &prepared.sources.labels {
+        facts.extend(store.finished("labels", key)?.map(|finished| finished.facts).unwrap_or_default());
+    }
+    let used = [&drawn.train, &drawn.valid1, &drawn.choose, &drawn.test];
+    let mut words = Vec::new();
+    for ((name, dialogues), used) in PARTS.iter().zip(&prepared.parts.dialogues).zip(used) {
+        let all: usize = dialogues.iter().map(|dialogue| dialogue.example_count(&recipe.data.examples)).sum();
+        let none = used.iter().filter(|example| example.selected().is_none()).count();
+        let none = 100.0 * none as f64 / used.len().max(1) as f64;
+        let cut = if used.len() < all { "cut to " } else { "all " };
+        words.push(format!("{name} {cut}{} of {all} ('none' {none:.1} %)", used.len()));
+    }
+    facts.push(("examples used".to_owned(), words.join("; ")));
+    let stage1 = &recipe.stage1.train;
+    facts.push((
+        "steps".to_owned(),
+        format!(
+            "fine-tuning {}, stage 1 {} (one task alone {}), alignment {}; seeds {:?}",
+            recipe.fine_tuning.steps,
+            stage1.steps,
+            recipe.one_task().steps,
+            recipe.align.train.steps,
+            recipe.seeds
+        ),
+    ));
+    Ok(facts)
+}
+
+/// Leaves out the examples whose prompts leave no room for a reply.
+fn leave_out(drawn: &mut Drawn, encoder: &ExampleEncoder, room: usize) -> Result<(String, String)> {
+    let mut count = 0;
+    let parts = [&mut drawn.valid1, &mut drawn.choose, &mut drawn.test];
+    for examples in parts.into_iter().chain(drawn.revised.as_mut()) {
+        let before = examples.len();
+        examples.retain(|example| fits(encoder, example, room));
+        count += before - examples.len();
+        ensure!(
+            !examples.is_empty(),
+            "no example leaves {room} tokens for a reply; give the model more positions, or \
+             `decode.max_new_tokens` less"
+        );
+    }
+    Ok(("too long for the model".to_owned(), format!("{count} of the examples replied to, left out")))
+}
+
+fn model_fact(
+    recipe: &ExperimentRecipe,
+    tokenizer: &TextTokenizer,
+    device: Device,
+) -> Result<(String, String)> {
+    let (from, model) = match &recipe.model {
+        ModelRecipe::Folder { folder, .. } => {
+            let (model, report) = persona_model::Gpt2::load(folder, device, tch::Kind::Float)?;
+            tokenizer.check_vocabulary(persona_model::CausalLm::limits(&model).vocabulary)?;
+            (format!("{}, {report}", folder.display()), model)
+        }
+        fresh => {
+            let seed = recipe.seeds.first().copied().unwrap_or_default();
+            ("from scratch".to_owned(), fresh_model(fresh, tokenizer, seed, device)?)
+        }
+    };
+    let fact = format!(
+        "{from}; {} parameters, {} entries; {} in {}",
+        model.parameters().count(),
+        tokenizer.vocab_size(),
+        recipe.device,
+        toml::Value::try_from(recipe.precision).map_or_else(|_| String::new(), |value| value.to_string())
+    );
+    Ok(("starting model".to_owned(), fact))
+}
