@@ -171,7 +171,8 @@ fn every_system_is_measured_and_a_stopped_experiment_ends_in_the_same_bytes() {
     };
     assert!(fact("examples used").contains("train cut to 12 of"));
     assert!(
-        fact("training labels").contains("4 dialogues are not in it") && fact("labels").contains("judge")
+        fact("training labels").contains("4 dialogues are not in it")
+            && fact("labels by the judge").contains("by the judge")
     );
     let whole = reports(folder);
     let page = String::from_utf8(whole[0].clone()).unwrap();
@@ -246,6 +247,20 @@ fn one_file_is_divided_where_there_is_no_validation_file() {
     let report = finish(folder, &text);
     assert_eq!((report.tables.len(), report.tables[0].1.rows.len()), (1, 3));
     assert!(matches!(report.tables[0].1.rows[1].cells[0], Cell::Value(_)), "one seed has no deviation");
+}
+
+#[test]
+fn the_shipped_recipes_are_good() {
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let (recipe, _) = ExperimentRecipe::load(&recipes.join("personachat.toml"), None).unwrap();
+    assert_eq!((recipe.systems.len(), recipe.seeds.len(), recipe.align.kept().len()), (12, 3, 4));
+    let (small, text) = ExperimentRecipe::load(&recipes.join("experiment_small.toml"), None).unwrap();
+    assert!(small.data.valid.is_none() && text.contains("[sizes]"));
+    // Its data ship too; with them it can be listed. Paths start at the root of the workspace.
+    let data = recipes.join("../data");
+    let (small, _) = ExperimentRecipe::load(&recipes.join("experiment_small.toml"), Some(&data)).unwrap();
+    let listed = experiment::dry_run(&small).unwrap();
+    assert!(listed.contains("labels by the judge") && listed.contains("PAL after 10 steps"), "{listed}");
 }
 
 #[test]

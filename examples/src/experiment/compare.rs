@@ -1,7 +1,5 @@
 //! Could the difference of two systems be chance? Paired tests over the test examples, and over the seeds.
 
-use std::ops::Range;
-
 use anyhow::{Context, Result};
 use persona_data::Example;
 use persona_metrics::stats::{Resample, Swaps, TTest, approximate_randomisation, holm};
@@ -20,12 +18,26 @@ pub struct Compared {
     pub system: String,
     /// What it is compared with.
     pub against: String,
-    /// Two-sided paired approximate randomisation: an example's replies of all seeds are swapped together.
+    /// Two-sided paired approximate randomisation of the mean over the seeds: an example's replies of all seeds are
+    /// swapped together.
     pub p_value: f64,
     /// The same after Holm's correction over the comparisons reported together.
     pub p_holm: f64,
     /// Welch's t-test of the seeds' values, as the paper's but for equal variances; absent where it has no value.
     pub p_seeds: Option<f64>,
+    /// Seeds whose difference has the sign of the mean one.
+    pub agreeing: usize,
+    /// All seeds.
+    pub seeds: usize,
+}
+
+impl Compared {
+    /// Whether the difference counts: less likely by chance than [`LEVEL`] after the correction, and of one sign in every
+    /// seed. The test over examples takes the trained models as they are; the seeds tell how trainings differ.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.p_holm < LEVEL && self.agreeing == self.seeds
+    }
 }
 
 /// The level below which a difference counts.
@@ -110,13 +122,17 @@ pub(super) fn compare(
         let tests = approximate_randomisation(&together, &Swaps::seeded(trials, 1)).with_context(|| {
             format!("testing {} of {} against {}", names.join(", "), system.name, other.name)
         })?;
-        let by_seed = together.by_seed()?;
+        let [first, second] = together.by_seed()?;
         for (at, (column, test)) in names.into_iter().zip(tests).enumerate() {
             let of = |side: &[Vec<f64>]| -> Vec<f64> {
                 side.iter().filter_map(|values| values.get(at).copied()).collect()
             };
             // Without an error where two seeds or more differ: otherwise there is no t.
-            let p_seeds = TTest::default().welch(&of(&by_seed.0), &of(&by_seed.1)).ok();
+            let (first, second) = (of(&first), of(&second));
+            let sign = (test.value_a - test.value_b).signum();
+            let both = first.iter().zip(&second);
+            let agreeing = both.filter(|(a, b)| a != b && (*a - *b).signum() == sign).count();
+            let p_seeds = TTest::default().welch(&first, &second).ok();
             compared.push(Compared {
                 column,
                 system: system.name.clone(),
@@ -124,6 +140,8 @@ pub(super) fn compare(
                 p_value: test.p_value,
                 p_holm: test.p_value,
                 p_seeds: p_seeds.map(|test| test.p_value),
+                agreeing,
+                seeds,
             });
         }
     }
@@ -210,7 +228,7 @@ impl Resample for Ratio {
     }
 }
 
-/// The examples of two systems, in each of which those of all seeds are one.
+/// The examples of two systems, in each of which the replies of all seeds are one. A score is the mean over the seeds.
 struct Together<'a> {
     /// The first system's seed after seed, then the second's.
     examples: &'a dyn Resample,
@@ -220,19 +238,32 @@ struct Together<'a> {
 }
 
 impl Together<'_> {
-    fn of_seed(&self, seed: usize) -> Range<u32> {
-        let at = |seed: usize| u32::try_from(seed * self.count).unwrap_or(u32::MAX);
-        at(seed)..at(seed + 1)
+    /// The scores of each seed, of the first system and of the second.
+    fn by_seed(&self) -> Result<[Vec<Vec<f64>>; 2]> {
+        let all = |system: usize| -> Vec<u32> {
+            (0..self.count).map(|example| place(system * self.count + example)).collect()
+        };
+        let score = |system| -> Result<Vec<Vec<f64>>> {
+            let seeds = (0..self.seeds).map(|seed| Ok(self.of_seed(&all(system), seed)?));
+            seeds.collect()
+        };
+        Ok([score(0)?, score(1)?])
     }
 
-    /// The scores of each seed, of the first system and of the second.
-    fn by_seed(&self) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
-        let score = |seed| -> Result<Vec<f64>> {
-            Ok(self.examples.scores_of(&self.of_seed(seed).collect::<Vec<u32>>())?)
+    /// The scores of examples of both systems by their replies of a seed.
+    fn of_seed(&self, indexes: &[u32], seed: usize) -> persona_metrics::Result<Vec<f64>> {
+        let count = self.count.max(1);
+        let at = |&index: &u32| {
+            let (system, example) = (index as usize / count, index as usize % count);
+            place((system * self.seeds + seed) * count + example)
         };
-        let first = (0..self.seeds).map(score).collect::<Result<_>>()?;
-        Ok((first, (self.seeds..2 * self.seeds).map(score).collect::<Result<_>>()?))
+        self.examples.scores_of(&indexes.iter().map(at).collect::<Vec<u32>>())
     }
+}
+
+/// An index as the tests have it; one that is too large is out of range there.
+fn place(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 impl Resample for Together<'_> {
@@ -241,14 +272,15 @@ impl Resample for Together<'_> {
     }
 
     fn scores_of(&self, indexes: &[u32]) -> persona_metrics::Result<Vec<f64>> {
-        let count = self.count.max(1);
-        let each = |&index: &u32| {
-            let (system, example) = (index as usize / count, index as usize % count);
-            let first = system * self.seeds;
-            (first..first + self.seeds)
-                .map(move |seed| u32::try_from(seed * count + example).unwrap_or(u32::MAX))
-        };
-        self.examples.scores_of(&indexes.iter().flat_map(each).collect::<Vec<u32>>())
+        let mut means: Vec<f64> = Vec::new();
+        for seed in 0..self.seeds {
+            let scores = self.of_seed(indexes, seed)?;
+            means.resize(scores.len(), 0.0);
+            for (mean, score) in means.iter_mut().zip(scores) {
+                *mean += score / self.seeds as f64;
+            }
+        }
+        Ok(means)
     }
 }
 
@@ -265,10 +297,10 @@ mod tests {
             count: 3,
         };
         assert_eq!(together.len(), 6);
-        // Example 1 of the first system: places 1 and 4; example 2 of the second: 8 and 11.
+        // Example 1 of the first system: values 1 and 4; example 2 of the second: 8 and 11.
         assert_eq!(together.scores_of(&[1]).unwrap(), [2.5]);
         assert_eq!(together.scores_of(&[5]).unwrap(), [9.5]);
-        assert_eq!(together.by_seed().unwrap(), (vec![vec![1.0], vec![4.0]], vec![vec![7.0], vec![10.0]]));
+        assert_eq!(together.by_seed().unwrap(), [[[1.0], [4.0]], [[7.0], [10.0]]]);
         assert!(together.scores_of(&[6]).is_err());
     }
 
@@ -281,11 +313,24 @@ mod tests {
             p_value,
             p_holm: p_value,
             p_seeds: None,
+            agreeing: 1,
+            seeds: 1,
         };
         let mut all = [one("x", 0.01), one("y", 0.03), one("x", 0.04)];
         correct(&mut all).unwrap();
         let corrected: Vec<f64> = all.iter().map(|one| one.p_holm).collect();
         assert_eq!(corrected, [0.02, 0.03, 0.04]);
+    }
+
+    #[test]
+    fn the_score_is_the_mean_over_seeds_as_in_the_table() {
+        // Two seeds of two examples, then the other system's: exp(3) and exp(1), not exp of the mean.
+        let ratio =
+            Ratio { above: vec![3.0, 3.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0], below: vec![1.0; 8], exp: true };
+        let together = Together { examples: &ratio, seeds: 2, count: 2 };
+        let score = together.scores_of(&[0, 1]).unwrap()[0];
+        assert!((score - (3.0f64.exp() + 1.0f64.exp()) / 2.0).abs() < 1e-12);
+        assert!((together.scores_of(&[2, 3]).unwrap()[0] - 2.0f64.exp()).abs() < 1e-12);
     }
 
     #[test]

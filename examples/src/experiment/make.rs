@@ -125,7 +125,14 @@ impl Lab<'_> {
         }
         let folder = self.store.cell(cell.kind, &cell.key);
         let done = self.place(cell, &folder).train(objective, config, (&train, &valid), None)?;
-        let examples = ("examples".to_owned(), report.to_string().trim().to_owned());
+        let of_task = |(task, counts): (&Task, &persona_data::TaskReport)| {
+            format!(
+                "{task} {} ({} shortened, {} left out)",
+                counts.examples, counts.examples_cut, counts.dropped
+            )
+        };
+        let words: Vec<String> = report.tasks.iter().map(of_task).collect();
+        let examples = ("examples".to_owned(), words.join(", "));
         Ok(done.map(|_| vec![examples, epochs(config, train.len())]))
     }
 

@@ -91,6 +91,7 @@ pub fn run(
     };
     let encoder = ExampleEncoder::new(&tokenizer, &prepared.prompts, options)?;
     let mut facts = facts(recipe, &prepared, &drawn, &store)?;
+    facts.extend(predictions.iter().map(|(read, _)| ("in the paper".to_owned(), read.paper.sizes.clone())));
     facts.push(leave_out(&mut drawn, &encoder, recipe.decode.max_new_tokens)?);
     facts.push(model_fact(recipe, &tokenizer, device)?);
     facts.push(("judge".to_owned(), persona_metrics::PersonaJudge::name(&judge)));
@@ -248,7 +249,8 @@ fn facts(
 ) -> Result<Vec<(String, String)>> {
     let mut facts = prepared.parts.facts.clone();
     if let Some(key) = &prepared.sources.labels {
-        facts.extend(store.finished("labels", key)?.map(|finished| finished.facts).unwrap_or_default());
+        let made = store.finished("labels", key)?.map(|finished| finished.facts).unwrap_or_default();
+        facts.extend(made.into_iter().map(|(_, fact)| ("labels by the judge".to_owned(), fact)));
     }
     let used = [&drawn.train, &drawn.valid1, &drawn.choose, &drawn.test];
     let mut words = Vec::new();
@@ -309,7 +311,7 @@ fn model_fact(
         }
     };
     let fact = format!(
-        "{from}; {} parameters, {} entries; {} in {}",
+        "{from}; {} parameters, {} entries; device {}, products in {}",
         model.parameters().count(),
         tokenizer.vocab_size(),
         recipe.device,

@@ -85,40 +85,60 @@ impl ExperimentReport {
             return Ok(());
         }
         page.push_str(
-            "<h2>Could it be chance?</h2>\n<p>p: paired approximate randomisation over the test examples, an \
+            "<h2>Could it be chance?</h2>\n<p>p: paired approximate randomisation of the mean over the seeds, an \
              example&#39;s replies of all seeds swapped together; beside PAL corrected by Holm over the rows of a \
-             column. p over seeds: Welch&#39;s t-test of the seeds&#39; values. The copy rate has no better end.</p>\n",
+             column. p over seeds: Welch&#39;s t-test of the seeds&#39; values. A difference counts where p is below \
+             0.05 and every seed has its sign. The copy rate has no better end.</p>\n",
         );
         if !self.best.is_empty() {
             page.push_str("<h3>The best system against the second best</h3>\n");
-            rows(page, &["Column", "Best", "Second best", "Difference", "p", "p over seeds"], &{
-                let row = |test: &Compared| {
-                    vec![
-                        test.column.clone(),
-                        test.system.clone(),
-                        test.against.clone(),
-                        difference(main, test),
-                        format!("{:.4}", test.p_value),
-                        p_seeds(test),
-                    ]
-                };
-                self.best.iter().map(row).collect::<Vec<_>>()
-            })?;
+            rows(
+                page,
+                &["Column", "Best", "Second best", "Difference", "p", "p over seeds", "Seeds with its sign"],
+                &{
+                    let row = |test: &Compared| {
+                        vec![
+                            test.column.clone(),
+                            test.system.clone(),
+                            test.against.clone(),
+                            difference(main, test),
+                            format!("{:.4}", test.p_value),
+                            p_seeds(test),
+                            format!("{} of {}", test.agreeing, test.seeds),
+                        ]
+                    };
+                    self.best.iter().map(row).collect::<Vec<_>>()
+                },
+            )?;
         }
         if !self.against_pal.is_empty() {
             page.push_str("<h3>Every other row against PAL</h3>\n");
-            rows(page, &["System", "Column", "Difference from PAL", "p (Holm)", "p over seeds"], &{
-                let row = |test: &Compared| {
-                    vec![
-                        test.system.clone(),
-                        test.column.clone(),
-                        difference(main, test),
-                        format!("{:.4}", test.p_holm),
-                        p_seeds(test),
-                    ]
-                };
-                self.against_pal.iter().map(row).collect::<Vec<_>>()
-            })?;
+            rows(
+                page,
+                &[
+                    "System",
+                    "Column",
+                    "Difference from PAL",
+                    "p (Holm)",
+                    "p over seeds",
+                    "Seeds with its sign",
+                    "Counts",
+                ],
+                &{
+                    let row = |test: &Compared| {
+                        vec![
+                            test.system.clone(),
+                            test.column.clone(),
+                            difference(main, test),
+                            format!("{:.4}", test.p_holm),
+                            p_seeds(test),
+                            format!("{} of {}", test.agreeing, test.seeds),
+                            if test.counts() { "yes" } else { "no" }.to_owned(),
+                        ]
+                    };
+                    self.against_pal.iter().map(row).collect::<Vec<_>>()
+                },
+            )?;
         }
         Ok(())
     }

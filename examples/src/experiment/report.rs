@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::bars::{Bar, Bars};
-use super::compare::{Better, Compared, LEVEL, better, compare, correct};
+use super::compare::{Better, Compared, better, compare, correct};
 use super::make::Lab;
 use super::measure::{Remembered, Replied, mean_of, read, table};
-use super::plan::{Condition, Measured, PROGRAM};
+use super::plan::{Condition, Measured, PROGRAM, Work};
 use super::predictions::{Order, Outcome, Predictions};
 use super::recipe::System;
 use super::store::{Finished, read_json, write_json};
@@ -214,9 +214,12 @@ fn summary(lab: &Lab<'_>, table: &Table, against_pal: &[Compared], outcomes: &[O
         let values = (mean_of(table, pal, column), mean_of(table, without, column));
         let test = against_pal.iter().find(|test| test.system == without && test.column == column);
         if let ((Some(pal), Some(without)), Some(test)) = (values, test) {
-            let word = if test.p_holm < LEVEL { "more than chance" } else { "no more than chance" };
-            let p = test.p_holm;
-            decisive.push(format!("{column} {pal:.3} against {without:.3} (p {p:.3}, {word})"));
+            let word = if test.counts() { "counts" } else { "does not count" };
+            let Compared { p_holm, agreeing, seeds, .. } = test;
+            decisive.push(format!(
+                "{column} {pal:.3} against {without:.3} (p {p_holm:.3}, the same sign in {agreeing} of {seeds} seeds: \
+                 {word})"
+            ));
         }
     }
     if !decisive.is_empty() {
@@ -345,6 +348,10 @@ fn seed_of(what: &str) -> &str {
 fn trainings(lab: &Lab<'_>) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     for cell in &lab.plan.cells {
+        // What is made before the plan is a fact of the data.
+        if matches!(cell.work, Work::Labels | Work::Tokenizer) {
+            continue;
+        }
         let Some(finished) = lab.store.finished(cell.kind, &cell.key)? else { continue };
         let mut words: Vec<String> =
             finished.facts.iter().map(|(name, fact)| format!("{name}: {fact}")).collect();

@@ -1,18 +1,19 @@
 //! An experiment as a TOML file.
 
+mod check;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use persona_align::PairOptions;
 use persona_data::{EntailmentRule, ExampleOptions, Target};
 use persona_infer::{DecodeConfig, Strategy};
 use persona_model::Precision;
-use persona_train::{Schedule, TrainConfig};
+use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::judge::SHIPPED;
 use crate::recipe::{self, ModelRecipe, Stage1Recipe};
-use crate::workspace::lies_in;
 
 /// Everything that an experiment follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -309,129 +310,4 @@ impl ExperimentRecipe {
         config.warmup_steps = config.warmup_steps.div_ceil(2);
         config
     }
-
-    fn validate(&self) -> Result<()> {
-        ensure!(!self.out.as_os_str().is_empty(), "`out` is empty; name a folder");
-        ensure!(!self.seeds.is_empty(), "`seeds` is empty; give at least one");
-        ensure!(once(&self.seeds), "`seeds` names one of them twice");
-        ensure!(!self.systems.is_empty(), "`systems` is empty; name at least one");
-        ensure!(once(&self.systems), "`systems` names one of them twice");
-        ensure!(once(&self.revised), "`revised` names one of them twice");
-        ensure!(
-            self.revised.iter().all(|system| self.systems.contains(system)),
-            "`revised` names a system that `systems` does not"
-        );
-        ensure!(
-            self.revised.is_empty() || self.data.revised.is_some(),
-            "`revised` needs `data.revised`, a file with the revised personas"
-        );
-        if let ModelRecipe::Folder { chat, lora, .. } = &self.model {
-            ensure!(
-                chat.is_none() && lora.is_none(),
-                "`model.chat` and `model.lora`: this program trains a GPT-2 whole"
-            );
-        }
-        self.model.validate()?;
-        self.validate_data()?;
-        let one_task = self.one_task();
-        for (key, config) in [
-            ("fine_tuning", &self.fine_tuning),
-            ("stage1", &self.stage1.train),
-            ("stage1", &one_task),
-            ("align.train", &self.align.train),
-        ] {
-            config.validate().with_context(|| format!("`{key}`"))?;
-        }
-        self.validate_align()?;
-        if let Some(weights) = self.stage1.task_weights {
-            let good = |weight: f64| weight > 0.0 && weight.is_finite();
-            ensure!(
-                good(weights.selection) && good(weights.generation),
-                "`stage1.task_weights`: weights are above 0 and finite"
-            );
-        }
-        let similarity = self.pairs.similarity;
-        ensure!((0.0..=1.0).contains(&similarity), "`pairs.similarity` is {similarity}; it lies in 0 to 1");
-        let threshold = self.judge.rule.threshold;
-        ensure!((0.0..=1.0).contains(&threshold), "`judge.rule.threshold` is {threshold}; it lies in 0 to 1");
-        self.decode.validate().context("`decode`")?;
-        ensure!(self.report.trials > 0, "`report.trials` is 0; give at least 1");
-        Ok(())
-    }
-
-    fn validate_data(&self) -> Result<()> {
-        let data = &self.data;
-        ensure!(
-            data.valid.is_some() != data.parts.is_some(),
-            "`data` has either `valid`, a file of its own, or `parts`, targets for four parts of `train`"
-        );
-        for (key, given) in [("revised", data.revised.is_some()), ("split", data.split.is_some())] {
-            ensure!(!given || data.valid.is_some(), "`data.{key}` belongs to `data.valid`, which is missing");
-        }
-        let choose = data.choose;
-        ensure!(choose > 0.0 && choose < 1.0, "`data.choose` is {choose}; it lies between 0 and 1");
-        for (key, size) in [
-            ("train", self.sizes.train),
-            ("pairs", self.sizes.pairs),
-            ("choose", self.sizes.choose),
-            ("test", self.sizes.test),
-        ] {
-            ensure!(size != Some(0), "`sizes.{key}` is 0; leave it out for all examples");
-        }
-        Ok(())
-    }
-
-    fn validate_align(&self) -> Result<()> {
-        let AlignPart { beta, curve, without_pairs_learning_rate, train } = &self.align;
-        for (key, value) in
-            [("beta", Some(*beta)), ("without_pairs_learning_rate", *without_pairs_learning_rate)]
-        {
-            ensure!(
-                value.is_none_or(|value| value > 0.0 && value.is_finite()),
-                "`align.{key}` must be above 0 and finite"
-            );
-        }
-        ensure!(once(curve), "`align.curve` names a step twice");
-        let kept = self.align.kept();
-        let last = kept.last().copied().unwrap_or(train.steps);
-        for step in kept {
-            let evaluated = train.eval_every > 0 && step.is_multiple_of(train.eval_every);
-            ensure!(
-                step > 0 && (evaluated || step == last),
-                "`align.curve` and `align.train.steps`: step {step} is no multiple of `align.train.eval_every`, and \
-                 not the last"
-            );
-        }
-        ensure!(
-            last == train.steps || train.schedule == Schedule::Constant,
-            "`align.curve` goes past `align.train.steps`: only with the schedule `constant` do the first steps not \
-             depend on how many follow"
-        );
-        Ok(())
-    }
-
-    /// Nothing that is read may lie where the experiment writes.
-    fn check_places(&self, path: &Path) -> Result<()> {
-        let mut read = self.data.files();
-        read.push(("judge.folder", self.judge.folder.clone()));
-        read.push(("the recipe", path.to_path_buf()));
-        read.push(("prompts", PathBuf::from(&self.prompts)));
-        read.extend(self.predictions.iter().map(|path| ("predictions", path.clone())));
-        if let ModelRecipe::Folder { folder, .. } = &self.model {
-            read.push(("model.folder", folder.clone()));
-        }
-        for (key, path) in read {
-            ensure!(
-                !lies_in(&path, &self.out),
-                "{key}, {}, lies in `out`, {}, which is the experiment's; give another `out`",
-                path.display(),
-                self.out.display()
-            );
-        }
-        Ok(())
-    }
-}
-
-fn once<T: PartialEq>(list: &[T]) -> bool {
-    list.iter().enumerate().all(|(at, item)| !list.iter().take(at).any(|earlier| earlier == item))
 }
