@@ -247,6 +247,31 @@ fn one_file_is_divided_where_there_is_no_validation_file() {
     let report = finish(folder, &text);
     assert_eq!((report.tables.len(), report.tables[0].1.rows.len()), (1, 3));
     assert!(matches!(report.tables[0].1.rows[1].cells[0], Cell::Value(_)), "one seed has no deviation");
+
+    // From a folder: the starting model is one for all seeds, and replies once.
+    let entries = std::fs::read_dir(folder.join("out/cells")).unwrap().map(|entry| entry.unwrap().path());
+    let trained = entries.filter(|path| path.join("model").is_dir()).min().unwrap();
+    std::fs::rename(trained.join("model"), folder.join("start")).unwrap();
+    std::fs::remove_dir_all(folder.join("out")).unwrap();
+    let (before, after) = text.split_once("[model]\n").unwrap();
+    let (_, after) = after.split_once("[fine_tuning]").unwrap();
+    let start = folder.join("start");
+    let text = format!("{before}[model]\nfolder = '{}'\n[fine_tuning]{after}", start.display())
+        .replace("'prompting', 'pal'", "'start', 'without_pa'")
+        .replace("seeds = [3]", "seeds = [3, 4]")
+        .replace("curve = [4]\n", "");
+    let report = finish(folder, &text);
+    let made = cells(folder);
+    assert_eq!((made["replies"], made["train"], made.get("tokenizer")), (3, 2, None), "{made:?}");
+    assert!(
+        matches!(report.tables[0].1.rows[0].cells[0], Cell::Spread { deviation, .. } if deviation == 0.0)
+    );
+    let (_, model) = report.facts.iter().find(|(name, _)| name == "starting model").unwrap();
+    assert!(model.contains("loaded"), "{model}");
+    std::fs::remove_file(start.join("tokenizer.json")).unwrap();
+    let (recipe, text) = load(folder, &text);
+    let error = experiment::run(&recipe, &text, None, &Interrupt::default()).unwrap_err();
+    assert!(format!("{error:#}").contains("`model.folder`"), "{error:#}");
 }
 
 #[test]

@@ -96,7 +96,7 @@ pub(super) fn compare(
     let copies = CopyRate::default();
     let joint = copies.examples(&one.texts, &personas)?.joined(copies.examples(&two.texts, &personas)?)?;
     columns.push((names(&["Copy rate"]), Box::new(joint)));
-    // The maximum over nobody has no value, here as in the table; such replies judge to 0.
+    // Examples without a persona are no part of C.score's mean, and a test needs the same examples in every column.
     if personas.iter().all(|persona| !persona.is_empty()) {
         for (name, form) in [("C.score sum", Consistency::sum()), ("C.score max", Consistency::max())] {
             let joint = form.examples(judge, &one.texts, &personas)?;

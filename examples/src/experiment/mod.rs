@@ -75,14 +75,18 @@ pub fn run(
     prepared.parts.split.save(store.path("split.json"))?;
     let mut left = limit.unwrap_or(usize::MAX);
     if let Some(key) = prepared.sources.labels.clone() {
-        let labels: Labels =
+        let labels: Option<Labels> =
             kept(&store, ("labels", &key), &mut left, || prepared.parts.judged(&judge, recipe))?;
+        let Some(labels) = labels else { return Ok(Run::Stopped) };
         prepared.parts.set_labels(labels)?;
     }
     let mut drawn = prepared.parts.drawn(recipe);
     let tokenizer = match prepared.tokenizer.take() {
         Some(tokenizer) => tokenizer,
-        None => fresh_tokenizer(recipe, &prepared, &store, &drawn.train, &mut left)?,
+        None => match fresh_tokenizer(recipe, &prepared, &store, &drawn.train, &mut left)? {
+            Some(tokenizer) => tokenizer,
+            None => return Ok(Run::Stopped),
+        },
     };
     let options = EncodeOptions {
         max_length: prepared.positions,
@@ -196,48 +200,50 @@ impl Prepared {
     }
 }
 
-/// A value of a cell that is made before the plan, with a fact about it.
+/// A value of a cell that is made before the plan, with a fact about it; nothing where no cell is left to make.
 fn kept<T: serde::Serialize + serde::de::DeserializeOwned>(
     store: &Store,
     (kind, key): (&'static str, &str),
     left: &mut usize,
     make: impl FnOnce() -> Result<(T, String)>,
-) -> Result<T> {
+) -> Result<Option<T>> {
     let path = store.cell(kind, key).join("value.json");
     if store.finished(kind, key)?.is_some() {
-        return read_json(&path);
+        return read_json(&path).map(Some);
     }
+    let Some(after) = left.checked_sub(1) else { return Ok(None) };
+    *left = after;
     println!("making {kind}");
-    *left = left.saturating_sub(1);
     let began = Instant::now();
     let (value, fact) = make()?;
     write_json(&path, &value)?;
     let facts = vec![(kind.to_owned(), fact)];
     let seconds = began.elapsed().as_secs_f64();
     store.finish(kind, &Finished { key: key.to_owned(), what: kind.to_owned(), facts, seconds })?;
-    Ok(value)
+    Ok(Some(value))
 }
 
-/// The tokenizer of a fresh model, trained on the training examples.
+/// The tokenizer of a fresh model, trained on the training examples; nothing where no cell is left to make.
 fn fresh_tokenizer(
     recipe: &ExperimentRecipe,
     prepared: &Prepared,
     store: &Store,
     train: &[Example],
     left: &mut usize,
-) -> Result<TextTokenizer> {
+) -> Result<Option<TextTokenizer>> {
     let (Some(key), ModelRecipe::Fresh { vocabulary, .. }) = (&prepared.sources.tokenizer, &recipe.model)
     else {
         anyhow::bail!("a model of a folder has its own tokenizer");
     };
     let folder = store.cell("tokenizer", key);
-    kept(store, ("tokenizer", key), left, || {
+    let made = kept(store, ("tokenizer", key), left, || {
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let tokenizer = bpe_of(&prepared.prompts, train, *vocabulary)?;
         tokenizer.save(&folder)?;
         Ok((tokenizer.vocab_size(), format!("{} entries", tokenizer.vocab_size())))
     })?;
-    Ok(TextTokenizer::from_folder(&folder, &SpecialTokens::default())?)
+    let read = |_| Ok(TextTokenizer::from_folder(&folder, &SpecialTokens::default())?);
+    made.map(read).transpose()
 }
 
 /// What the data are, what of them is used, and where the labels come from.
