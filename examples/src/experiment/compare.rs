@@ -286,7 +286,13 @@ impl Resample for Together<'_> {
 
 #[cfg(test)]
 mod tests {
+    use persona_metrics::Judgement;
+
     use super::*;
+    use crate::experiment::make::Judgements;
+    use crate::experiment::measure::{Remembered, table};
+    use crate::report::Cell;
+    use crate::systems::{Highlighted, SystemReplies, SystemReply};
 
     #[test]
     fn all_replies_to_an_example_are_swapped_together() {
@@ -331,6 +337,44 @@ mod tests {
         let score = together.scores_of(&[0, 1]).unwrap()[0];
         assert!((score - (3.0f64.exp() + 1.0f64.exp()) / 2.0).abs() < 1e-12);
         assert!((together.scores_of(&[2, 3]).unwrap()[0] - 2.0f64.exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_system_that_says_nothing_is_measured_and_compared() {
+        let example = |at: usize| Example {
+            id: format!("a#{at}"),
+            persona: vec!["i ski.".into()],
+            history: Vec::new(),
+            response: "i like snow".into(),
+            relevant: Some(vec![0]),
+            candidates: Vec::new(),
+        };
+        let examples: Vec<Example> = (0..3).map(example).collect();
+        let system = |name: &str, text: &str| {
+            let reply = |example: &Example| SystemReply {
+                id: example.id.clone(),
+                text: text.to_owned(),
+                highlighted: Highlighted::None,
+                gold_log_prob: -3.0,
+                gold_tokens: 2,
+            };
+            let seed = SystemReplies { system: name.into(), replies: examples.iter().map(reply).collect() };
+            Replied { name: name.into(), seeds: vec![seed.clone(), seed] }
+        };
+        let (silent, talking) = (system("silent", ""), system("talking", "i like to ski"));
+        let mut judge = Remembered::default();
+        for text in ["", "i like to ski", "i like snow"] {
+            let replies = vec![(text.to_owned(), vec![Judgement::Neutral]); 3];
+            judge.add(&examples, Judgements { judge: "j".into(), replies });
+        }
+        let table = table(&[silent.clone(), talking.clone()], &examples, &judge).unwrap();
+        assert_eq!(table.rows[0].cells[0], Cell::Spread { mean: 0.0, deviation: 0.0 });
+        let tests = compare((&silent, &talking), &examples, &judge, 19).unwrap();
+        assert_eq!(tests.len(), 14, "{tests:?}");
+        let bleu = tests.iter().find(|test| test.column == "BLEU-1").unwrap();
+        assert!(bleu.p_value < 0.5 && (bleu.agreeing, bleu.seeds) == (2, 2), "{bleu:?}");
+        let perplexity = tests.iter().find(|test| test.column == "Perplexity").unwrap();
+        assert_eq!((perplexity.p_value, perplexity.agreeing, perplexity.p_seeds), (1.0, 0, None));
     }
 
     #[test]
