@@ -32,7 +32,7 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Whether the difference counts: less likely by chance than [`LEVEL`] after the correction, and of one sign in every
+    /// Whether the difference counts: less likely by chance than 0.05 after the correction, and of one sign in every
     /// seed. The test over examples takes the trained models as they are; the seeds tell how trainings differ.
     #[must_use]
     pub fn counts(&self) -> bool {
