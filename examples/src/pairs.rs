@@ -1,9 +1,9 @@
 //! Preference pairs of a run, and the controls that style alone cannot win.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use persona_align::{
-    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, ReplyJudge, read_pairs, reference_log_probs,
-    write_pairs,
+    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, RejectedFrom, ReplyJudge, read_pairs,
+    reference_log_probs, write_pairs,
 };
 use persona_data::{EncodedPair, Example, ExampleEncoder, Highlight, OverlapLabeller, PromptKind};
 use persona_infer::{DecodeConfig, TextGenerator};
@@ -21,23 +21,35 @@ pub fn reference_file(name: &str) -> String {
     format!("{name}.reference.safetensors")
 }
 
-/// Pairs of gold replies with the model's own replies made without the persona, from the run's files where they are
-/// there already. `name` calls the files, `inputs` is the digest of what the pairs are made from.
+/// How pairs are made.
+#[derive(Clone, Copy)]
+pub struct Making<'a> {
+    /// Where rejected replies come from.
+    pub rejected: RejectedFrom,
+    /// Who chooses the worst of several.
+    pub judge: Option<&'a dyn PersonaJudge>,
+    /// How rejected replies are decoded.
+    pub decode: DecodeConfig,
+    /// What happens to pairs that teach little.
+    pub options: PairOptions,
+}
+
+/// Pairs of gold replies with the model's own, from the run's files where they are there already. `name` calls the files,
+/// `inputs` is the digest of what the pairs are made from.
 ///
 /// # Errors
-/// The generator's and the files'.
+/// Those of [`make`] and the files'.
 pub fn build(
     workspace: &Workspace,
     (name, inputs): (&str, &str),
     model: &dyn CausalLm,
     encoder: &ExampleEncoder,
-    decode: DecodeConfig,
-    options: PairOptions,
+    making: Making<'_>,
     examples: &[Example],
 ) -> Result<(Vec<Pair>, PairReport)> {
     let path = workspace.path(&format!("{name}.jsonl"));
     let report = workspace.cached(&format!("{name}.report.json"), inputs, || {
-        let (pairs, report) = make(name, model, encoder, decode, options, examples)?;
+        let (pairs, report) = make(name, model, encoder, making, examples)?;
         // The pairs first: where the report stands, they do too. Log-probabilities would be those of other pairs.
         write_pairs(&path, &pairs)?;
         match std::fs::remove_file(workspace.path(&reference_file(name))) {
@@ -49,19 +61,19 @@ pub fn build(
     Ok((read_pairs(&path)?, report))
 }
 
-/// Pairs of gold replies with the model's own replies made without the persona. `name` is shown.
+/// Pairs of gold replies with the model's own. `name` is shown.
 ///
 /// # Errors
-/// The generator's and the builder's.
+/// The generator's, the builder's and the judge's; the worst of several without a judge.
 pub fn make(
     name: &str,
     model: &dyn CausalLm,
     encoder: &ExampleEncoder,
-    decode: DecodeConfig,
-    options: PairOptions,
+    Making { rejected, judge, decode, options }: Making<'_>,
     examples: &[Example],
 ) -> Result<(Vec<Pair>, PairReport)> {
-    let bar = counting_bar(name, examples.len());
+    let replies = if let RejectedFrom::WorstOf(samples) = rejected { samples } else { 1 };
+    let bar = counting_bar(name, replies * examples.len());
     let progress = |done: usize| bar.set_position(done as u64);
     let mut generator = TextGenerator::new(model, encoder, decode)?.watched_by(&progress);
     let fit = |example: &Example| {
@@ -73,18 +85,27 @@ pub fn make(
         let prompt = encoder.prompt(&example.id, &example.persona, &example.history, kind, room)?;
         Ok(prompt.cut_turns)
     };
-    let builder = PairBuilder::history_only(encoder.prompts(), options).fitted_by(&fit);
-    let made = builder.build(examples, &mut generator)?;
+    let prompts = encoder.prompts();
+    let by_persona = judge.map(ByPersona);
+    let builder = match (rejected, &by_persona) {
+        (RejectedFrom::HistoryOnly, _) => PairBuilder::history_only(prompts, options),
+        (RejectedFrom::SwappedPersona, _) => PairBuilder::swapped_persona(prompts, options),
+        (RejectedFrom::WorstOf(samples), Some(judge)) => {
+            PairBuilder::worst_of(prompts, options, samples, judge)
+        }
+        (other, _) => bail!("{name}: rejected replies {other}: there is no judge"),
+    };
+    let made = builder.fitted_by(&fit).build(examples, &mut generator)?;
     bar.finish_and_clear();
     Ok(made)
 }
 
 /// A judge of personas as a judge of replies, for [`PairBuilder::worst_of`]: the sum of its judgements over the
 /// descriptions, as in C.score.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct ByPersona<J>(pub J);
 
-impl<J: PersonaJudge> ReplyJudge for ByPersona<J> {
+impl<J: PersonaJudge + ?Sized> ReplyJudge for ByPersona<&J> {
     fn scores(
         &self,
         replies: &[(&Example, &str)],
@@ -230,7 +251,7 @@ mod tests {
         };
         let (two, none) = (example(&["dog", "cat"]), example(&[]));
         let replies = [(&two, "my dog"), (&none, "dog"), (&two, "a dog and a cat"), (&two, "no")];
-        assert_eq!(ByPersona(Words).scores(&replies).unwrap(), [0.0, 0.0, 2.0, -2.0]);
+        assert_eq!(ByPersona(&Words).scores(&replies).unwrap(), [0.0, 0.0, 2.0, -2.0]);
     }
 
     #[test]

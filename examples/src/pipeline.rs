@@ -11,6 +11,7 @@ use persona_data::{
     SpecialTokens, Task, TextTokenizer,
 };
 use persona_infer::Strategy;
+use persona_metrics::PersonaJudge;
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Model};
 use persona_train::{Evaluator, NextToken, Objective, TrainConfig};
 use serde::Serialize;
@@ -317,11 +318,13 @@ impl PalPath<'_> {
         examples: &[Example],
         model: &Gpt2,
     ) -> Result<(Vec<persona_data::EncodedPair>, (String, String))> {
-        let (decode, options) = (self.recipe.decode, self.recipe.pairs);
-        let inputs = self.inputs(model, (decode, options, examples))?;
+        let (rejected, mut decode) = (self.recipe.align.rejected, self.recipe.decode);
+        decode.temperature = self.recipe.align.rejected_temperature.unwrap_or(decode.temperature);
+        let judge = self.judge.as_ref().map(|judge| judge as &dyn PersonaJudge);
+        let making = pairs::Making { rejected, judge, decode, options: self.recipe.pairs };
+        let inputs = self.inputs(model, (rejected, decode, making.options, examples))?;
         let called = (name, inputs.as_str());
-        let (made, report) =
-            pairs::build(&self.workspace, called, model, &self.encoder, decode, options, examples)?;
+        let (made, report) = pairs::build(&self.workspace, called, model, &self.encoder, making, examples)?;
         println!("{name:>22} {report}");
         let (encoded, too_long) = pairs::encode(&made, &self.encoder)?;
         ensure!(!encoded.is_empty(), "{name}: no pair is left; see its report, and `pairs` in the recipe");

@@ -68,7 +68,8 @@ fn a_judge_labels_scores_and_stops_early() {
             "[plain]",
             &format!("[judge]\nfolder = '{}'\nlabels = true\nexamples = 3\n[plain]", judge.display()),
             1,
-        );
+        )
+        .replacen("[align]\n", "[align]\nrejected = { worst_of = 2 }\nrejected_temperature = 1.0\n", 1);
     std::fs::write(&path, &text).unwrap();
     let (recipe, text) = Recipe::load(&path).unwrap();
     let report = match pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap() {
@@ -85,6 +86,8 @@ fn a_judge_labels_scores_and_stops_early() {
     }
     let (_, labels) = report.facts.iter().find(|(name, _)| name == "labels").unwrap();
     assert!(labels.contains("judge") && !labels.contains("overlap"), "{labels}");
+    let (_, pairs) = report.facts.iter().find(|(name, _)| name == "pairs").unwrap();
+    assert!(pairs.contains("rejected the worst of 2 under the judge"), "{pairs}");
     let steps = |name: &str| {
         let log = std::fs::read_to_string(folder.path().join("out").join(name).join("log.jsonl")).unwrap();
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use persona_align::{PreferenceLoss, read_pairs, reference_log_probs_of, write_pairs};
+use persona_align::{PreferenceLoss, RejectedFrom, read_pairs, reference_log_probs_of, write_pairs};
 use persona_data::{EncodedExample, EncodedPair, Example, ExampleEncoder, Task};
 use persona_infer::Strategy;
 use persona_metrics::{Judgement, PersonaJudge};
@@ -142,8 +142,13 @@ impl Lab<'_> {
         let mut facts = Vec::new();
         let examples = [&self.examples.valid1, &self.examples.choose];
         for (name, examples) in PAIR_FILES.into_iter().zip(examples) {
-            let (decode, options) = (self.recipe.decode, self.recipe.pairs);
-            let (made, report) = pairs::make(name, &model, self.encoder, decode, options, examples)?;
+            let making = pairs::Making {
+                rejected: RejectedFrom::HistoryOnly,
+                judge: None,
+                decode: self.recipe.decode,
+                options: self.recipe.pairs,
+            };
+            let (made, report) = pairs::make(name, &model, self.encoder, making, examples)?;
             ensure!(
                 !made.is_empty(),
                 "{}: no pair is left, of {report}; see `pairs` in the recipe",

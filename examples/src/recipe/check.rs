@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use persona_align::RejectedFrom;
 use persona_data::Target;
 
-use super::{ModelRecipe, Recipe};
+use super::{AlignRecipe, ModelRecipe, Recipe};
 use crate::judge::ConsistencyEvaluator;
 use crate::systems::strategy_name;
 use crate::workspace::{Workspace, lies_in};
@@ -82,6 +83,7 @@ impl Recipe {
                 "`judge.rule.threshold` is {threshold}; it lies in 0 to 1"
             );
         }
+        self.check_rejected()?;
         let similarity = self.pairs.similarity;
         ensure!((0.0..=1.0).contains(&similarity), "`pairs.similarity` is {similarity}; it lies in 0 to 1");
         let weights = self.stage1.task_weights.map(|weights| [weights.selection, weights.generation]);
@@ -179,6 +181,32 @@ impl ModelRecipe {
     }
 }
 
+impl Recipe {
+    /// The worst of several replies needs a judge, and replies that differ.
+    fn check_rejected(&self) -> Result<()> {
+        let AlignRecipe { rejected, rejected_temperature, .. } = &self.align;
+        if let Some(temperature) = *rejected_temperature {
+            ensure!(
+                temperature.is_finite() && temperature >= 0.0,
+                "`align.rejected_temperature` is {temperature}; it is 0 (greedy) or above"
+            );
+        }
+        let RejectedFrom::WorstOf(samples) = *rejected else { return Ok(()) };
+        ensure!(samples > 1, "`align.rejected`: the worst of {samples}; give at least 2");
+        ensure!(
+            self.judge.is_some(),
+            "`align.rejected`: the worst of {samples} needs a judge; name its folder in `judge.folder`"
+        );
+        let temperature = rejected_temperature.unwrap_or(self.decode.temperature);
+        ensure!(
+            temperature > 0.0,
+            "`align.rejected`: {samples} replies to one prompt differ when they are drawn; give \
+             `align.rejected_temperature`, 1.0 for the model's own probabilities"
+        );
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +253,25 @@ mod tests {
         ] {
             let message = message(from, to);
             assert!(message.contains(key), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn rejected_replies_come_from_where_the_recipe_says() {
+        let with = |lines: &str| DEMO.replacen("[align]\n", &format!("[align]\n{lines}\n"), 1);
+        let rejected = |lines: &str| Recipe::parse(&with(lines)).map(|recipe| recipe.align.rejected);
+        assert_eq!(rejected("").unwrap(), RejectedFrom::HistoryOnly);
+        assert_eq!(rejected("rejected = 'swapped_persona'").unwrap(), RejectedFrom::SwappedPersona);
+        let drawn = "rejected = { worst_of = 4 }\nrejected_temperature = 1.0";
+        assert_eq!(rejected(drawn).unwrap(), RejectedFrom::WorstOf(4));
+        for (lines, key) in [
+            ("rejected = { worst_of = 4 }", "`align.rejected_temperature`"),
+            ("rejected = { worst_of = 1 }\nrejected_temperature = 1.0", "at least 2"),
+            ("rejected_temperature = -1.0", "`align.rejected_temperature`"),
+            ("rejected = 'random'", "random"),
+        ] {
+            let error = format!("{:#}", rejected(lines).unwrap_err());
+            assert!(error.contains(key), "{lines}: {error}");
         }
     }
 

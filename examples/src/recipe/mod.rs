@@ -6,7 +6,7 @@ mod model;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use persona_align::PairOptions;
+use persona_align::{PairOptions, RejectedFrom};
 use persona_data::{EntailmentRule, ExampleOptions, Format, Target};
 use persona_infer::{DecodeConfig, Strategy};
 use persona_train::TrainConfig;
@@ -175,6 +175,14 @@ pub struct AlignRecipe {
     pub beta: f64,
     /// At most so many examples of Valid#1 are made into pairs.
     pub examples: usize,
+    /// Where rejected replies come from: `history_only` as the paper, `swapped_persona`, or `{ worst_of = N }` by the
+    /// recipe's judge.
+    #[serde(default)]
+    pub rejected: RejectedFrom,
+    /// The temperature that rejected replies are drawn with; absent for the `[decode]` of everything else. The worst of
+    /// several are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_temperature: Option<f64>,
     /// The loop.
     pub train: TrainConfig,
 }

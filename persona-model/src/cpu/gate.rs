@@ -15,7 +15,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// `x (1 + tanh(u)) / 2 = x sigmoid(2 u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
-    pub(crate) const GELU_TANH: Self = Self { linear: 1.595_769_1, cubic: 0.071_354_82 };
+    pub(crate) const GELU_TANH: Self = Self { linear: 1.595_769, cubic: 0.071_354_82 };
     /// `x sigmoid(x)`.
     pub(crate) const SILU: Self = Self { linear: 1.0, cubic: 0.0 };
 }

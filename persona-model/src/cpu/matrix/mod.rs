@@ -60,11 +60,11 @@ impl Precision {
                 && is_x86_feature_detected!("avx512vl");
             // Where there are units for tiles, libtorch uses them.
             let pairs = is_x86_feature_detected!("avx512bf16") && !has_tile_units();
-            return match kind {
+            match kind {
                 Kind::Float if float => Some(Self::Float),
                 Kind::BFloat16 if float && pairs => Some(Self::BFloat16),
                 _ => None,
-            };
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
