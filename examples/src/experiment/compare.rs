@@ -127,7 +127,7 @@ pub(super) fn compare(
             let of = |side: &[Vec<f64>]| -> Vec<f64> {
                 side.iter().filter_map(|values| values.get(at).copied()).collect()
             };
-            // Without an error where two seeds or more differ: otherwise there is no t.
+            // With one seed, and where no seed differs, there is no t.
             let (first, second) = (of(&first), of(&second));
             let sign = (test.value_a - test.value_b).signum();
             let both = first.iter().zip(&second);

@@ -175,7 +175,8 @@ impl Tests<'_> {
         let find = |name: &str| self.systems.iter().find(|system| system.name == name);
         let (Some(one), Some(two)) = (find(system), find(against)) else { return Ok(Vec::new()) };
         let trials = self.lab.recipe.report.trials;
-        let key = digest(&(PROGRAM, "tests", self.keys(system), self.keys(against), trials))?;
+        let key =
+            digest(&(PROGRAM, "tests", (system, self.keys(system)), (against, self.keys(against)), trials))?;
         let path = self.lab.store.cell("tests", &key).join("tests.json");
         if self.lab.store.finished("tests", &key)?.is_some() {
             return read_json(&path);
