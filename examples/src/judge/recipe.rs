@@ -111,16 +111,11 @@ impl JudgeRecipe {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let mut recipe: Self = toml::from_str(text)?;
-        let table: toml::Table = toml::from_str(text)?;
-        let train = table.get("train").and_then(toml::Value::as_table);
-        ensure!(
-            train.is_none_or(|train| !train.contains_key("seed")),
-            "`train.seed`: every draw of a run comes from the one `seed` at the top; leave this one out"
-        );
-        recipe.train.seed = recipe.seed;
-        recipe.validate()?;
-        Ok(recipe)
+        let mut parsed: Self = toml::from_str(text)?;
+        recipe::refuse_keys(text, &[&["train"]], &["seed"], recipe::ONE_SEED)?;
+        parsed.train.seed = parsed.seed;
+        parsed.validate()?;
+        Ok(parsed)
     }
 
     /// Checks every range.

@@ -212,16 +212,16 @@ mod tests {
     use super::*;
     use crate::recipe::TaskWeights;
 
-    const DEMO: &str = include_str!("../../recipes/demo.toml");
+    const SCRATCH: &str = include_str!("../../recipes/scratch.toml");
 
     fn message(from: &str, to: &str) -> String {
-        assert!(DEMO.contains(from), "{from}");
-        format!("{:#}", Recipe::parse(&DEMO.replacen(from, to, 1)).unwrap_err())
+        assert!(SCRATCH.contains(from), "{from}");
+        format!("{:#}", Recipe::parse(&SCRATCH.replacen(from, to, 1)).unwrap_err())
     }
 
     #[test]
     fn the_demo_is_good() {
-        let recipe = Recipe::parse(DEMO).unwrap();
+        let recipe = Recipe::parse(SCRATCH).unwrap();
         assert_eq!((recipe.stage1.train.steps, recipe.stage1.task_weights), (550, None));
         let text = toml::to_string(&recipe).unwrap();
         assert!(text.contains("[stage1"), "{text}");
@@ -242,7 +242,7 @@ mod tests {
             ("dropout = 0.0", "dropout = 1.0", "`model.dropout`"),
             ("max_new_tokens = 40", "max_new_tokens = 256", "`decode.max_new_tokens`"),
             ("steps = 550", "steps = 0", "`stage1`: training setting `steps`"),
-            ("out = \"target/demo\"", "out = \"\"", "`out`"),
+            ("out = \"target/scratch\"", "out = \"\"", "`out`"),
             ("strategies = []", "strategies = [\"oracle\", \"oracle\"]", "`report.strategies`"),
             ("[pairs]", "task_weights = {}\n[pairs]", "selection"),
             (
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn rejected_replies_come_from_where_the_recipe_says() {
-        let with = |lines: &str| DEMO.replacen("[align]\n", &format!("[align]\n{lines}\n"), 1);
+        let with = |lines: &str| SCRATCH.replacen("[align]\n", &format!("[align]\n{lines}\n"), 1);
         let rejected = |lines: &str| Recipe::parse(&with(lines)).map(|recipe| recipe.align.rejected);
         assert_eq!(rejected("").unwrap(), RejectedFrom::HistoryOnly);
         assert_eq!(rejected("rejected = 'swapped_persona'").unwrap(), RejectedFrom::SwappedPersona);
@@ -281,9 +281,9 @@ mod tests {
             format!("early_stopping = {{ metric = '{metric}', better = 'lower', patience = 1 }}\n[pairs]")
         };
         assert!(message("[pairs]", &stop("eval_los")).contains("`stage1.early_stopping.metric`"));
-        assert!(Recipe::parse(&DEMO.replacen("[pairs]", &stop("eval_loss/selection"), 1)).is_ok());
+        assert!(Recipe::parse(&SCRATCH.replacen("[pairs]", &stop("eval_loss/selection"), 1)).is_ok());
         let score = stop("c_score/max").replace("lower", "higher");
-        let judged = DEMO.replacen("[pairs]", &score, 1);
+        let judged = SCRATCH.replacen("[pairs]", &score, 1);
         assert!(Recipe::parse(&judged).is_ok());
         let (before, table) = judged.split_once("[judge]").unwrap();
         let (_, after) = table.split_once("\n\n").unwrap();
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn task_weights_stand_beside_the_settings_of_the_loop() {
         let weights = "task_weights = { selection = 2.0, generation = 0.5 }\n[pairs]";
-        let recipe = Recipe::parse(&DEMO.replacen("[pairs]", weights, 1)).unwrap();
+        let recipe = Recipe::parse(&SCRATCH.replacen("[pairs]", weights, 1)).unwrap();
         assert_eq!(recipe.stage1.task_weights, Some(TaskWeights { selection: 2.0, generation: 0.5 }));
         let text = toml::to_string(&recipe).unwrap();
         assert!(text.contains("[stage1.task_weights]"), "{text}");
@@ -328,7 +328,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("my.toml");
         let out = |out: &Path| {
-            std::fs::write(&path, DEMO.replace("target/demo", &out.display().to_string())).unwrap();
+            std::fs::write(&path, SCRATCH.replace("target/scratch", &out.display().to_string())).unwrap();
             Recipe::load(&path).map(drop).map_err(|error| format!("{error:#}"))
         };
         assert!(out(folder.path()).unwrap_err().contains("lies in `out`"));
@@ -339,7 +339,7 @@ mod tests {
         let data = folder.path().join("sub/plain/data.jsonl");
         std::fs::create_dir(folder.path().join("sub/plain")).unwrap();
         std::fs::write(&data, "").unwrap();
-        let text = DEMO.replace("target/demo", &folder.path().join("sub").display().to_string());
+        let text = SCRATCH.replace("target/scratch", &folder.path().join("sub").display().to_string());
         let train = format!("train = \"{}\"", data.display());
         std::fs::write(&path, text.replace("train = \"examples/data/spc_valid_480.jsonl.gz\"", &train))
             .unwrap();

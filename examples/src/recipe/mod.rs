@@ -5,7 +5,7 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use persona_align::{PairOptions, RejectedFrom};
 use persona_data::{EntailmentRule, ExampleOptions, Format, Target};
 use persona_infer::{DecodeConfig, Strategy};
@@ -216,6 +216,21 @@ pub(crate) fn read<R>(
     Ok((recipe, text))
 }
 
+/// Refuses keys of parts that stand once at the top of a recipe.
+pub(crate) fn refuse_keys(text: &str, parts: &[&[&str]], keys: &[&str], why: &str) -> Result<()> {
+    let table: toml::Table = toml::from_str(text)?;
+    for part in parts {
+        let inner = part.iter().try_fold(&table, |table, key| table.get(*key)?.as_table());
+        if let Some(key) = keys.iter().find(|key| inner.is_some_and(|inner| inner.contains_key(**key))) {
+            bail!("`{}.{key}`: {why}; leave this one out", part.join("."));
+        }
+    }
+    Ok(())
+}
+
+/// Why a part of a recipe has no seed.
+pub(crate) const ONE_SEED: &str = "every draw of a run comes from the one `seed` at the top";
+
 impl Recipe {
     /// Reads a recipe; the second value is its text.
     ///
@@ -228,15 +243,8 @@ impl Recipe {
 
     fn parse(text: &str) -> Result<Self> {
         let mut recipe: Self = toml::from_str(text)?;
-        let table: toml::Table = toml::from_str(text)?;
-        for path in [&["plain"][..], &["stage1"], &["align", "train"], &["decode"]] {
-            let inner = path.iter().try_fold(&table, |table, key| table.get(*key)?.as_table());
-            ensure!(
-                inner.is_none_or(|table| !table.contains_key("seed")),
-                "`{}.seed`: every draw of a run comes from the one `seed` at the top; leave this one out",
-                path.join(".")
-            );
-        }
+        let parts: [&[&str]; 4] = [&["plain"], &["stage1"], &["align", "train"], &["decode"]];
+        refuse_keys(text, &parts, &["seed"], ONE_SEED)?;
         for config in [&mut recipe.plain, &mut recipe.stage1.train, &mut recipe.align.train] {
             config.seed = recipe.seed;
         }

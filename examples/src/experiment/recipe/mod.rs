@@ -4,7 +4,7 @@ mod check;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use persona_align::PairOptions;
 use persona_data::{EntailmentRule, ExampleOptions, Target};
 use persona_infer::{DecodeConfig, Strategy};
@@ -281,25 +281,16 @@ impl ExperimentRecipe {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let mut recipe: Self = toml::from_str(text)?;
-        let table: toml::Table = toml::from_str(text)?;
-        for path in [&["fine_tuning"][..], &["stage1"], &["align", "train"], &["decode"]] {
-            let part = path.iter().try_fold(&table, |table, key| table.get(*key)?.as_table());
-            for key in ["seed", "precision", "early_stopping"] {
-                ensure!(
-                    part.is_none_or(|part| !part.contains_key(key)),
-                    "`{}.{key}`: seeds and precision stand once at the top, and every system makes all of its steps; \
-                     leave this one out",
-                    path.join(".")
-                );
-            }
-        }
-        let precision = recipe.precision;
-        for config in [&mut recipe.fine_tuning, &mut recipe.stage1.train, &mut recipe.align.train] {
+        let mut parsed: Self = toml::from_str(text)?;
+        let parts: [&[&str]; 4] = [&["fine_tuning"], &["stage1"], &["align", "train"], &["decode"]];
+        let why = "seeds and precision stand once at the top, and every system makes all of its steps";
+        recipe::refuse_keys(text, &parts, &["seed", "precision", "early_stopping"], why)?;
+        let precision = parsed.precision;
+        for config in [&mut parsed.fine_tuning, &mut parsed.stage1.train, &mut parsed.align.train] {
             config.precision = precision;
         }
-        recipe.validate()?;
-        Ok(recipe)
+        parsed.validate()?;
+        Ok(parsed)
     }
 
     /// The settings of the ablations with one task of stage 1.
