@@ -271,7 +271,8 @@ fn the_reference_computes_like_the_policy_and_weights_reach_the_loss() {
         panic!("nobody interrupted it")
     };
     let first = report.checks.iter().find(|check| check.name == "Stage 2: first loss").unwrap();
-    assert!((first.measured - std::f64::consts::LN_2).abs() < 1e-6, "{first:?}");
+    // The policy's sums over tokens are float32's, of which one unit in the last place is 1.5e-5 here; beta makes it less.
+    assert!((first.measured - std::f64::consts::LN_2).abs() < 5e-6, "{first:?}");
     let checkpoint = std::fs::read_dir(folder.path().join("out/stage1/checkpoints")).unwrap();
     let states: Vec<String> = checkpoint
         .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("state.json")).ok())
