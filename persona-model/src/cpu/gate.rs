@@ -46,8 +46,7 @@ fn compute(instructions: Instructions, gate: Gate, x: &Tensor, gradient: Option<
     let unread = || Error::Batch("an activation in a form that was not expected".to_owned());
     let float = |tensor| Numbers::of(tensor).and_then(Numbers::float).ok_or_else(unread);
     let (x, gradient) = (float(x)?, gradient.map(float).transpose()?);
-    let y = Output::of(&mut y).ok_or_else(unread).map(|places| (places, y))?;
-    let (places, y) = y;
+    let places = Output::of(&mut y).ok_or_else(unread)?;
     if gradient.is_some_and(|gradient| gradient.len() != x.len()) {
         return Err(unread());
     }
