@@ -51,7 +51,7 @@ enum Command {
         /// valid_persona_nli_scores.tsv.
         #[arg(long)]
         scores: PathBuf,
-        /// Of which dialogues: valid1, valid2, valid1-train or valid1-dev.
+        /// Of which dialogues: valid1, valid2, valid1-train, valid1-dev or valid1-calibration.
         #[arg(long, default_value = "valid2")]
         part: ScorePart,
         /// A folder for evaluation.json and calibration.svg.
@@ -70,7 +70,7 @@ enum Command {
         #[arg(long)]
         scores: PathBuf,
         /// Of which dialogues; another part than the judge is measured on.
-        #[arg(long, default_value = "valid1-dev")]
+        #[arg(long, default_value = "valid1-calibration")]
         part: ScorePart,
         /// The folder of the judge with the shifts.
         #[arg(long)]

@@ -65,14 +65,26 @@ pub enum ScorePart {
     Valid1,
     /// Valid#2.
     Valid2,
-    /// Valid#1 without every tenth dialogue.
+    /// Valid#1 without the two that follow: six dialogues of ten.
     Valid1Train,
     /// Every tenth dialogue of Valid#1: to choose checkpoints.
     Valid1Dev,
+    /// Three dialogues of ten of Valid#1: to fit shares of classes, which takes many.
+    Valid1Calibration,
 }
 
-/// How often a dialogue of Valid#1 is for choosing.
-const DEV_EVERY: usize = 10;
+impl ScorePart {
+    /// Whether it has a dialogue, by its place in Valid#1; None for those of Valid#2.
+    fn has(self, place: Option<usize>) -> bool {
+        let Some(place) = place else { return self == Self::Valid2 };
+        let own = match place % 10 {
+            0 => Self::Valid1Dev,
+            1 | 4 | 7 => Self::Valid1Calibration,
+            _ => Self::Valid1Train,
+        };
+        self == Self::Valid1 || self == own
+    }
+}
 
 impl std::str::FromStr for ScorePart {
     type Err = String;
@@ -80,7 +92,9 @@ impl std::str::FromStr for ScorePart {
     fn from_str(name: &str) -> Result<Self, String> {
         let text = serde_json::Value::String(name.to_owned());
         serde_json::from_value(text).map_err(|_| {
-            format!("unknown part {name:?}; the parts are valid1, valid2, valid1-train and valid1-dev")
+            format!(
+                "unknown part {name:?}; the parts are valid1, valid2, valid1-train, valid1-dev and valid1-calibration"
+            )
         })
     }
 }
@@ -209,7 +223,6 @@ impl ScoredPairs {
                 place
             })
             .collect();
-        let dev = |place: usize| place.is_multiple_of(DEV_EVERY);
         let mut kept = Vec::new();
         for score in PersonaScores::open(path)? {
             let score = score?;
@@ -220,13 +233,7 @@ impl ScoredPairs {
                     score.dialogue
                 )
             })?;
-            let wanted = match (part, place) {
-                (ScorePart::Valid1, Some(_)) | (ScorePart::Valid2, None) => true,
-                (ScorePart::Valid1Train, Some(place)) => !dev(*place),
-                (ScorePart::Valid1Dev, Some(place)) => dev(*place),
-                _ => false,
-            };
-            if wanted {
+            if part.has(*place) {
                 kept.push(score);
             }
         }
