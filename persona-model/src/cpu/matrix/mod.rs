@@ -104,11 +104,15 @@ fn compute(_: Factor<'_>, _: Factor<'_>, _: Option<&[f32]>, _: Precision, _: Out
 #[cfg(target_arch = "x86_64")]
 fn compute(a: Factor<'_>, b: Factor<'_>, bias: Option<&[f32]>, precision: Precision, y: Output) -> bool {
     use Numbers::{BFloat16, Float};
+    // The factor of more lines is packed where it is used, in a core's cache; the other one is packed before and stays.
+    let transposed = bias.is_none() && a.lines >= blocked::FEWEST && a.lines < b.lines;
+    let (a, b) = if transposed { (b, a) } else { (a, b) };
+    let to = blocked::Results { y, transposed };
     match (a.numbers, b.numbers) {
-        (Float(x), Float(z)) => blocked::product((a, x), (b, z), bias, precision, y),
-        (Float(x), BFloat16(z)) => blocked::product((a, x), (b, z), bias, precision, y),
-        (BFloat16(x), Float(z)) => blocked::product((a, x), (b, z), bias, precision, y),
-        (BFloat16(x), BFloat16(z)) => blocked::product((a, x), (b, z), bias, precision, y),
+        (Float(x), Float(z)) => blocked::product((a, x), (b, z), bias, precision, to),
+        (Float(x), BFloat16(z)) => blocked::product((a, x), (b, z), bias, precision, to),
+        (BFloat16(x), Float(z)) => blocked::product((a, x), (b, z), bias, precision, to),
+        (BFloat16(x), BFloat16(z)) => blocked::product((a, x), (b, z), bias, precision, to),
     }
     true
 }
@@ -132,6 +136,16 @@ mod blocked {
     /// Panels that a thread packs at once, at most.
     const PANELS: usize = 8;
 
+    /// Lines of a factor that is packed before, at least, where it could be either: they come in panels.
+    pub(super) const FEWEST: usize = 4 * COLUMNS;
+
+    /// Where a product goes, or its transpose.
+    #[derive(Clone, Copy)]
+    pub(super) struct Results {
+        pub(super) y: Output,
+        pub(super) transposed: bool,
+    }
+
     thread_local! {
         static SECOND: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     }
@@ -149,7 +163,7 @@ mod blocked {
         (b, z): (Factor<'_>, &[B]),
         bias: Option<&[f32]>,
         precision: Precision,
-        y: Output,
+        to: Results,
     ) {
         let (lines, columns, depth) = (a.lines, b.lines, a.depth);
         let (first, second) = (side(a, x), side(b, z));
@@ -202,17 +216,22 @@ mod blocked {
                     let (line, panel) = (part / groups * high, part % groups * wide);
                     let column = (begin + panel) * COLUMNS;
                     let end = columns.min((begin + (panel + wide).min(count)) * COLUMNS);
-                    let (lines, width) = (high.min(lines - line), end - column);
+                    let (some, width) = (high.min(lines - line), end - column);
+                    let (rows, stride, row, place, across) = match to.transposed {
+                        true => (width, lines, column, line, some),
+                        false => (some, columns, line, column, width),
+                    };
                     let part = Part {
                         a: first.at(line, 0),
-                        lines,
+                        lines: some,
                         // SAFETY: the panel is one of those that were packed.
                         b: unsafe { packed.at(panel * units * COLUMNS) },
                         held: units,
                         columns: width,
                         depth,
-                        results: y.at(line * columns + column, (lines - 1) * columns + width),
-                        stride: columns,
+                        results: to.y.at(row * stride + place, (rows - 1) * stride + across),
+                        stride,
+                        transposed: to.transposed,
                         begin: bias.map_or(Begin::Zero, |bias| Begin::Bias(bias[column..].as_ptr())),
                     };
                     with_room(|block| {
@@ -270,6 +289,7 @@ mod tests {
             (150, 70, 129),
             (37, 200, 1000),
             (300, 65, 90),
+            (130, 170, 1700),
         ];
         for (m, n, k) in sizes {
             for (kind, precision) in [(Kind::Float, Precision::Float), (Kind::BFloat16, Precision::BFloat16)]

@@ -176,7 +176,7 @@ pub(super) unsafe fn pack<U: Unit, T: Element, const WIDTH: usize>(
 /// Exchanges lines and columns of 16 x 16 lanes.
 #[allow(unsafe_code)]
 #[inline(always)]
-unsafe fn transpose(r: &mut [__m512i; 16]) {
+pub(super) unsafe fn transpose(r: &mut [__m512i; 16]) {
     unsafe {
         let mut t = [_mm512_setzero_si512(); 16];
         for i in 0..8 {

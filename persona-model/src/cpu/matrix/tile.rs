@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use std::cell::RefCell;
 
-use super::pack::{Element, Pair, Side, Single, Unit, first, pack};
+use super::pack::{Element, Pair, Side, Single, Unit, first, pack, transpose};
 use crate::cpu::panel::Begin;
 
 /// Lines of the first factor that a tile holds, and of the second (its columns): 24 registers of sums.
@@ -11,8 +11,8 @@ pub(in crate::cpu) const LINES: usize = 12;
 pub(in crate::cpu) const COLUMNS: usize = 32;
 
 /// Lines and units of the first factor that are packed at once: they stay in a core's own cache.
-pub(in crate::cpu) const BLOCK_LINES: usize = 144;
-pub(in crate::cpu) const BLOCK_UNITS: usize = 384;
+pub(in crate::cpu) const BLOCK_LINES: usize = 72;
+pub(in crate::cpu) const BLOCK_UNITS: usize = 768;
 
 /// Depth of which all lines are packed before more: where a line's numbers do not lie beside each other, what is beside one
 /// line's is the next one's, and still in the cache.
@@ -41,9 +41,11 @@ pub(in crate::cpu) struct Part<T> {
     pub(in crate::cpu) held: usize,
     pub(in crate::cpu) columns: usize,
     pub(in crate::cpu) depth: usize,
-    /// Where the part's results begin, and how far apart their lines are.
+    /// Where the part's results begin, and how far apart their lines are; those of a transposed result are the second
+    /// factor's, and it has no bias.
     pub(in crate::cpu) results: *mut f32,
     pub(in crate::cpu) stride: usize,
+    pub(in crate::cpu) transposed: bool,
     pub(in crate::cpu) begin: Begin,
 }
 
@@ -53,6 +55,7 @@ struct Tile {
     results: *mut f32,
     stride: usize,
     columns: usize,
+    transposed: bool,
     begin: Begin,
 }
 
@@ -73,6 +76,13 @@ unsafe fn tile<U: Unit, const M: usize>(units: usize, a: *const u32, b: *const u
             a = a.add(LINES);
             b = b.add(COLUMNS);
         }
+        if tile.transposed {
+            // Halves by constants: an index that is computed would keep all sums in memory, in the loop above too.
+            store_transposed(sums.map(|sums| sums[0]), tile.columns.min(16), tile);
+            let beside = Tile { results: tile.results.wrapping_add(16 * tile.stride), ..tile };
+            store_transposed(sums.map(|sums| sums[1]), tile.columns.saturating_sub(16).min(16), beside);
+            return;
+        }
         for half in 0..2 {
             let some = first(tile.columns.saturating_sub(16 * half));
             let mut begin = _mm512_setzero_ps();
@@ -86,6 +96,27 @@ unsafe fn tile<U: Unit, const M: usize>(units: usize, a: *const u32, b: *const u
                 }
                 _mm512_mask_storeu_ps(place, some, _mm512_add_ps(begin, sums[half]));
             }
+        }
+    }
+}
+
+/// Stores up to 16 columns of a tile, each beside the other's place.
+#[allow(unsafe_code)]
+#[inline(always)]
+unsafe fn store_transposed<const M: usize>(sums: [__m512; M], columns: usize, tile: Tile) {
+    unsafe {
+        let mut block = [_mm512_setzero_si512(); 16];
+        for (line, sums) in block.iter_mut().zip(sums) {
+            *line = _mm512_castps_si512(sums);
+        }
+        transpose(&mut block);
+        for (column, sums) in block.iter().enumerate().take(columns) {
+            let place = tile.results.wrapping_add(column * tile.stride);
+            let mut sums = _mm512_castsi512_ps(*sums);
+            if let Begin::Add = tile.begin {
+                sums = _mm512_add_ps(_mm512_maskz_loadu_ps(first(M), place), sums);
+            }
+            _mm512_mask_storeu_ps(place, first(M), sums);
         }
     }
 }
@@ -113,10 +144,12 @@ unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32]) {
                 let b = part.b.add(column * part.held + unit * COLUMNS);
                 for line in (0..part.lines).step_by(LINES) {
                     let a = room.add(line * units).cast_const();
+                    let (row, place) = if part.transposed { (column, line) } else { (line, column) };
                     let at = Tile {
-                        results: part.results.add(line * part.stride + column),
+                        results: part.results.add(row * part.stride + place),
                         stride: part.stride,
                         columns: part.columns - column,
+                        transposed: part.transposed,
                         begin: match part.begin {
                             _ if unit > 0 => Begin::Add,
                             Begin::Bias(bias) => Begin::Bias(bias.wrapping_add(column)),

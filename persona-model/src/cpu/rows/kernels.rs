@@ -167,6 +167,7 @@ pub(super) fn forward(
                             depth: width,
                             results: weights,
                             stride: seen,
+                            transposed: false,
                             begin: Begin::Zero,
                         });
                         let mut factors = [0.0; QUERIES];
@@ -186,6 +187,7 @@ pub(super) fn forward(
                             depth: block.keys,
                             results,
                             stride: heads * width,
+                            transposed: false,
                             begin: Begin::Zero,
                         });
                         for (at, factor) in factors.iter().enumerate().take(block.count) {
@@ -248,6 +250,7 @@ pub(super) fn backward(
                             depth: width,
                             results,
                             stride: seen,
+                            transposed: false,
                             begin: Begin::Zero,
                         };
                         precision.multiply(with_keys(query, &scratch.keys_by_token, weights));
@@ -266,6 +269,7 @@ pub(super) fn backward(
                             depth: block.keys,
                             results: dq.at(token, head).cast_mut(),
                             stride: dq.token,
+                            transposed: false,
                             begin: Begin::Zero,
                         });
                         let across = |side: Side<f32>| Side { line: 1, depth: side.line, ..side };
@@ -280,6 +284,7 @@ pub(super) fn backward(
                             depth: count,
                             results: results.as_mut_ptr(),
                             stride: width,
+                            transposed: false,
                             begin: Begin::Add,
                         };
                         precision.multiply(of_tokens(slopes, &scratch.queries_packed, &mut scratch.of_keys));
