@@ -10,9 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use persona_examples::evaluate::{Options, evaluate};
+use persona_examples::evaluate::{Options, evaluate, load_encoder};
 use persona_examples::judge::{Judge, SHIPPED};
 use persona_metrics::suite::{Preset, Sampling};
+use tch::Kind;
 
 /// Prints the metrics of a file of replies with confidence intervals, and tests them against another system's.
 #[derive(Debug, Parser)]
@@ -45,7 +46,18 @@ struct Arguments {
     /// classifier in the Hugging Face layout with the labels contradiction, neutral and entailment.
     #[arg(long, num_args = 0..=1, default_missing_value = SHIPPED, value_name = "FOLDER")]
     judge: Option<PathBuf>,
-    /// Where the judge computes: cpu, cuda, cuda:N or auto.
+    /// BERTScore and sentence similarity by an encoder in the Hugging Face layout: BERT, RoBERTa, or one of
+    /// sentence-transformers.
+    #[arg(long, value_name = "FOLDER")]
+    encoder: Option<PathBuf>,
+    /// The layer of which BERTScore compares the vectors; the last where it is left out. bert-score takes 17 for
+    /// roberta-large.
+    #[arg(long, requires = "encoder")]
+    layer: Option<usize>,
+    /// What judge and encoder compute in: float32 or bf16.
+    #[arg(long, default_value = "float32", value_parser = ["float32", "bf16"])]
+    precision: String,
+    /// Where they compute: cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "auto")]
     device: String,
 }
@@ -54,12 +66,16 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(arguments.draws > 0, "--draws is at least 1");
     ensure!(arguments.level > 0.0 && arguments.level < 1.0, "--level lies between 0 and 1");
-    let judge = match &arguments.judge {
-        Some(folder) => Some(Judge::load(folder, persona_model::device(&arguments.device)?)?),
+    let device = persona_model::device(&arguments.device)?;
+    let kind = if arguments.precision == "bf16" { Kind::BFloat16 } else { Kind::Float };
+    let judge = arguments.judge.as_ref().map(|folder| Judge::load_in(folder, device, kind)).transpose()?;
+    let encoder = match &arguments.encoder {
+        Some(folder) => Some(load_encoder(folder, arguments.layer, device, kind)?),
         None => None,
     };
     let options = Options {
         judge: judge.as_ref(),
+        encoder: encoder.as_ref(),
         preset: arguments.preset,
         sampling: Sampling { trials: arguments.draws, seed: arguments.seed, level: arguments.level },
         intervals_up_to: arguments.intervals_up_to,

@@ -6,10 +6,10 @@ mod tiny_judge;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use persona_examples::evaluate::{Evaluation, Options, evaluate};
+use persona_examples::evaluate::{Evaluation, Options, evaluate, load_encoder};
 use persona_examples::judge::Judge;
 use persona_metrics::suite::{Preset, Sampling};
-use tch::Device;
+use tch::{Device, Kind};
 
 const REPLIES: [&str; 6] = [
     "i have a dog .",
@@ -105,6 +105,38 @@ fn a_judge_adds_c_score_of_both_files_and_of_gold() {
     let judged = Options { judge: Some(&judge), ..options(Preset::Standard) };
     let error = evaluate(&bare, None, &judged).unwrap_err().to_string();
     assert!(error.contains("bare.jsonl") && error.contains("`personas`"), "{error}");
+}
+
+#[test]
+fn an_encoder_adds_bertscore_and_similarity_with_intervals_and_tests() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("encoder");
+    tiny_judge::write(&model);
+    let encoder = load_encoder(&model, Some(1), Device::Cpu, Kind::Float).unwrap();
+    let same = file(folder.path(), "a.jsonl", |at| REPLIES[at % 6].to_owned(), "");
+    let other = file(folder.path(), "b.jsonl", |at| REPLIES[(at + at % 2) % 6].to_owned(), "");
+    let encoded = Options { encoder: Some(&encoder), ..options(Preset::Sacrebleu) };
+    let evaluation = evaluate(&same, Some(&other), &encoded).unwrap();
+    let names = ["BERTScore-P", "BERTScore-R", "BERTScore-F1", "Similarity", "Acc@sim0.9"];
+    for name in names {
+        assert!((value(&evaluation, name) - 1.0).abs() < 1e-6, "{name}: gold against itself");
+        let test = evaluation.tests.iter().find(|test| test.name == name).unwrap();
+        assert!(test.difference >= 0.0 && test.p_holm >= test.p_value, "{name}");
+    }
+    // Holm's correction is over the whole table: the least of so many p-values is multiplied by their number.
+    let least = evaluation.tests.iter().min_by(|a, b| a.p_value.total_cmp(&b.p_value)).unwrap();
+    assert!((least.p_holm - (least.p_value * evaluation.tests.len() as f64).min(1.0)).abs() < 1e-12);
+    assert_eq!(evaluation.input.similarities, Some([0, 0, 0, 0, 0, 60]));
+    let others = evaluation.compare.as_ref().unwrap();
+    assert_eq!(others.similarities.unwrap().iter().sum::<u64>(), 60);
+    let table = evaluation.to_string();
+    assert!(table.contains("model:encoder") && table.contains("similarities from"), "{table}");
+
+    let streamed = Options { intervals_up_to: 0, ..encoded };
+    let error = evaluate(&same, None, &streamed).unwrap_err().to_string();
+    assert!(error.contains("--intervals-up-to"), "{error}");
+    let error = load_encoder(&model, Some(2), Device::Cpu, Kind::Float).unwrap_err().to_string();
+    assert!(error.contains("layer 2"), "{error}");
 }
 
 #[test]

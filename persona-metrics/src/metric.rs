@@ -365,6 +365,25 @@ impl<M: Metric> Examples<M> {
         Ok(self)
     }
 
+    /// Statistics of all examples, each with its number of references.
+    ///
+    /// # Errors
+    /// Another number of examples, or a sum that leaves the range that can be represented.
+    pub fn statistics(&self, references: impl ExactSizeIterator<Item = usize>) -> Result<Statistics<M>> {
+        same_length("examples", self.sums.len(), "numbers of references", references.len())?;
+        let mut statistics = self.metric.statistics();
+        for (sums, references) in self.sums.iter().zip(references) {
+            statistics.push_with(sums, references)?;
+        }
+        Ok(statistics)
+    }
+
+    /// The names of the scores.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.metric.names()
+    }
+
     /// The scores of each example by itself, where it has them.
     pub fn sentence_values(&self) -> impl Iterator<Item = Result<Vec<f64>>> {
         self.sums.iter().map(|sums| self.metric.values(sums))

@@ -1,5 +1,6 @@
 //! The metrics of a file of replies: what the `evaluate` program does.
 
+mod encoded;
 mod input;
 mod table;
 
@@ -8,9 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use persona_metrics::ConsistencyReport;
+use persona_metrics::model::TextEncoder;
 use persona_metrics::suite::{Bounds, Compared, Measured, Missing, Outcome, Preset, Record, Sampling, Suite};
 use serde::Serialize;
 
+use self::encoded::Encoded;
+pub use self::encoded::load_encoder;
 use self::input::Records;
 use crate::judge::Judge;
 
@@ -25,6 +29,8 @@ pub struct Options<'j> {
     pub intervals_up_to: usize,
     /// Who judges C.score; absent for none.
     pub judge: Option<&'j Judge>,
+    /// Whose vectors BERTScore and similarity compare; absent for neither.
+    pub encoder: Option<&'j TextEncoder>,
 }
 
 impl Default for Options<'_> {
@@ -34,6 +40,7 @@ impl Default for Options<'_> {
             sampling: Sampling::default(),
             intervals_up_to: 100_000,
             judge: None,
+            encoder: None,
         }
     }
 }
@@ -68,6 +75,8 @@ pub struct System {
     pub missing: Vec<Missing>,
     /// C.score with the gold replies' (the first references) and the copy rates beside it, where there is a judge.
     pub consistency: Option<ConsistencyReport>,
+    /// How many similarities lie below 0, then in steps of 0.2 up to 1, where there is an encoder.
+    pub similarities: Option<[u64; 6]>,
 }
 
 /// Measures a file, and tests it against another one on the same examples.
@@ -78,35 +87,45 @@ pub struct System {
 pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options<'_>) -> Result<Evaluation> {
     let one = read(input, options, compare.is_some())?;
     let other = compare.map(|path| read(path, options, true)).transpose()?;
+    let encode = |path: &Path, read: &Read| {
+        options.encoder.map(|encoder| Encoded::of(encoder, path, read)).transpose()
+    };
+    let encoded = encode(input, &one)?;
     let mut notes: BTreeSet<String> = BTreeSet::new();
-    let mut system = |path: &Path, read: &Read| -> Result<System> {
+    let mut system = |path: &Path, read: &Read, encoded: Option<&Encoded>| -> Result<System> {
         notes.extend(read.notes.iter().map(|note| format!("{}: {note}", path.display())));
-        let outcome = match &read.kept {
+        let Outcome { mut scores, mut missing } = match &read.kept {
             Some(records) => read.suite.measured(records, &options.sampling)?,
             None => without_intervals(&read.suite)?,
         };
-        let consistency = options.judge.map(|judge| consistency(judge, path, read)).transpose()?;
+        if let Some(encoded) = encoded {
+            scores.extend(encoded.measured(&options.sampling)?);
+        }
+        if options.judge.is_some() {
+            missing.retain(|missing| missing.metric != "C.score");
+        }
         Ok(System {
-            consistency,
             file: path.to_owned(),
             records: read.count,
-            scores: outcome.scores,
-            missing: match options.judge {
-                Some(_) => {
-                    outcome.missing.into_iter().filter(|missing| missing.metric != "C.score").collect()
-                }
-                None => outcome.missing,
-            },
+            scores,
+            missing,
+            consistency: options.judge.map(|judge| consistency(judge, path, read)).transpose()?,
+            similarities: encoded.map(Encoded::histogram),
         })
     };
-    let first = system(input, &one)?;
+    let first = system(input, &one, encoded.as_ref())?;
     let mut tests = Vec::new();
     let mut second = None;
     if let (Some(path), Some(other)) = (compare, &other) {
-        second = Some(system(path, other)?);
+        let others = encode(path, other)?;
+        second = Some(system(path, other, others.as_ref())?);
         if let (Some(ones), Some(others)) = (&one.kept, &other.kept) {
             let compared = one.suite.compare(ones, others, &options.sampling);
             tests = compared.with_context(|| format!("{} and {}", input.display(), path.display()))?.scores;
+        }
+        if let (Some(one), Some(other)) = (&encoded, &others) {
+            tests.extend(one.compared(other, &options.sampling)?);
+            Compared::correct(&mut tests)?;
         }
     }
     Ok(Evaluation {
@@ -121,24 +140,27 @@ pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options<'_>) -> 
 
 /// C.score of the replies and of the gold ones, which are the first references.
 fn consistency(judge: &Judge, path: &Path, read: &Read) -> Result<ConsistencyReport> {
-    let file = path.display();
-    let Some(records) = &read.kept else {
-        bail!("{file}: C.score holds the replies in memory; allow so many with --intervals-up-to");
-    };
-    let mut texts = (Vec::new(), Vec::new(), Vec::new());
+    let records = read.in_memory(path, "C.score")?;
+    let gold = first_references(path, records)?;
+    let mut personas = Vec::new();
     for (at, record) in records.iter().enumerate() {
-        let number = at + 1;
         let persona = record.personas.as_deref().filter(|persona| !persona.is_empty());
-        let persona = persona
-            .with_context(|| format!("{file}: record {number} has no `personas`, and C.score needs them"))?;
-        let gold = record.references.first();
-        let gold = gold.with_context(|| format!("{file}: record {number} has no reference"))?;
-        texts.0.push(record.prediction.as_str());
-        texts.1.push(gold.as_str());
-        texts.2.push(persona);
+        personas.push(persona.with_context(|| {
+            format!("{}: record {} has no `personas`, and C.score needs them", path.display(), at + 1)
+        })?);
     }
-    let (replies, gold, personas) = texts;
-    ConsistencyReport::of(judge, &replies, &gold, &personas).with_context(|| format!("{file}: C.score"))
+    let replies: Vec<&str> = records.iter().map(|record| record.prediction.as_str()).collect();
+    ConsistencyReport::of(judge, &replies, &gold, &personas)
+        .with_context(|| format!("{}: C.score", path.display()))
+}
+
+/// The first reference of every record.
+fn first_references<'r>(path: &Path, records: &'r [Record]) -> Result<Vec<&'r str>> {
+    let first = records.iter().enumerate().map(|(at, record)| {
+        let reference = record.references.first().map(String::as_str);
+        reference.with_context(|| format!("{}: record {} has no reference", path.display(), at + 1))
+    });
+    first.collect()
 }
 
 fn without_intervals(suite: &Suite) -> Result<Outcome<Measured>> {
@@ -153,6 +175,19 @@ struct Read {
     kept: Option<Vec<Record>>,
     count: usize,
     notes: Vec<String>,
+}
+
+impl Read {
+    /// The records, for what cannot be streamed.
+    fn in_memory(&self, path: &Path, what: &str) -> Result<&[Record]> {
+        let records = self.kept.as_deref();
+        records.with_context(|| {
+            format!(
+                "{}: {what} needs the replies in memory; allow so many with --intervals-up-to",
+                path.display()
+            )
+        })
+    }
 }
 
 fn read(path: &Path, options: &Options<'_>, for_test: bool) -> Result<Read> {

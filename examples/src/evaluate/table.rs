@@ -33,6 +33,14 @@ impl fmt::Display for Evaluation {
                 writeln!(f, "\n{name}{}\n{consistency}", system.file.display())?;
             }
         }
+        for (name, system) in systems.into_iter().flatten() {
+            if let Some(counts) = &system.similarities {
+                let steps = ["below 0", "0", "0.2", "0.4", "0.6", "0.8"];
+                let counts = steps.iter().zip(counts).map(|(step, count)| format!("{step}: {count}"));
+                let counts = counts.collect::<Vec<_>>().join(", ");
+                writeln!(f, "{name}similarities from {counts}")?;
+            }
+        }
         for missing in &self.input.missing {
             writeln!(f, "not measured: {}: {}", missing.metric, missing.why)?;
         }

@@ -31,9 +31,21 @@ impl Judge {
     /// # Errors
     /// What persona-metrics, persona-model and persona-data have against the folder; another set of labels.
     pub fn load(folder: &Path, device: Device) -> Result<Self> {
-        let judge = ClassifierJudge::load(folder, device, Kind::Float)
+        Self::load_in(folder, device, Kind::Float)
+    }
+
+    /// As [`load`](Self::load), computing in another kind; its name in signatures says so.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_in(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
+        let judge = ClassifierJudge::load(folder, device, kind)
             .with_context(|| format!("the judge {}", folder.display()))?;
-        let judge = if folder == Path::new(SHIPPED) { judge.named(SHIPPED_NAME) } else { judge };
+        let judge = match kind {
+            _ if folder != Path::new(SHIPPED) => judge,
+            Kind::Float => judge.named(SHIPPED_NAME),
+            kind => judge.named(format!("{SHIPPED_NAME} ({kind:?})")),
+        };
         let tokenizer = EncoderTokenizer::from_folder(folder)?;
         Ok(Self { judge: judge.long_texts(LongTexts::Cut), tokenizer })
     }

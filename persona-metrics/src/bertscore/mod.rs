@@ -106,12 +106,8 @@ impl BertScore {
         H: AsRef<str>,
         R: Texts,
     {
-        let (metric, sums) = self.score(embedder, hypotheses, references)?;
-        let mut statistics = Metric::statistics(&metric);
-        for (sums, references) in sums.iter().zip(references) {
-            statistics.push_with(sums, references.texts().count())?;
-        }
-        Ok(statistics)
+        let examples = self.examples(embedder, hypotheses, references)?;
+        examples.statistics(references.iter().map(|references| references.texts().count()))
     }
 
     /// Each example by itself, to draw them again (see [`stats`](crate::stats)) or to look at.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::metric::{Examples, Metric, PairMetric, Statistics, TextMetric};
 use crate::ranking::Ranking;
 use crate::score::Score;
-use crate::stats::{Draws, Resample, Swaps, approximate_randomisation, bootstrap, jackknife};
+use crate::stats::jackknife;
 use crate::sums::MeanSums;
 
 /// A metric with what it has counted so far.
@@ -75,7 +75,7 @@ impl<M: PairMetric + 'static> Item for Pairs<M> {
     fn intervals(&self, records: &[Record], sampling: &Sampling) -> Result<Vec<Option<Bounds>>> {
         let (predictions, beside) = self.columns(records);
         let examples = self.metric.examples(&predictions, &beside)?;
-        bootstrapped(&examples, sampling)
+        sampling.intervals(&examples)
     }
 
     fn compare(&self, records: &[Record], other: &[Record], sampling: &Sampling) -> Result<Vec<Compared>> {
@@ -83,33 +83,8 @@ impl<M: PairMetric + 'static> Item for Pairs<M> {
         let (others, _) = self.columns(other);
         let one = self.metric.examples(&predictions, &beside)?;
         let joint = one.joined(self.metric.examples(&others, &beside)?)?;
-        compared(self.metric.names(), &joint, sampling)
+        sampling.tests(self.metric.names(), &joint)
     }
-}
-
-fn bootstrapped(examples: &impl Resample, sampling: &Sampling) -> Result<Vec<Option<Bounds>>> {
-    let draws = Draws::seeded(sampling.trials, sampling.seed);
-    let intervals = bootstrap(examples, &draws, sampling.level)?.into_iter();
-    let bounds = intervals.map(|interval| Bounds {
-        low: interval.low,
-        high: interval.high,
-        level: sampling.level,
-        method: Method::Bootstrap,
-    });
-    Ok(bounds.map(Some).collect())
-}
-
-/// `joint` holds both systems' examples, the first system's first.
-fn compared(names: Vec<String>, joint: &impl Resample, sampling: &Sampling) -> Result<Vec<Compared>> {
-    let tests = approximate_randomisation(joint, &Swaps::seeded(sampling.trials, sampling.seed))?;
-    let compared = names.into_iter().zip(tests).map(|(name, test)| Compared {
-        name,
-        // The tests count what the second system has more.
-        difference: test.value_a - test.value_b,
-        p_value: test.p_value,
-        p_holm: test.p_value,
-    });
-    Ok(compared.collect())
 }
 
 /// A diversity metric, whose n-grams can be drawn again without hashing them again.
@@ -182,7 +157,7 @@ impl<M: Diversity + 'static> Item for Texts<M> {
 
     fn compare(&self, records: &[Record], other: &[Record], sampling: &Sampling) -> Result<Vec<Compared>> {
         let joint = self.metric.joint(&predictions(records), &predictions(other))?;
-        compared(self.metric.names(), &joint, sampling)
+        sampling.tests(self.metric.names(), &joint)
     }
 }
 
@@ -243,12 +218,12 @@ impl Item for Pools {
     }
 
     fn intervals(&self, records: &[Record], sampling: &Sampling) -> Result<Vec<Option<Bounds>>> {
-        bootstrapped(&self.examples(records)?, sampling)
+        sampling.intervals(&self.examples(records)?)
     }
 
     fn compare(&self, records: &[Record], other: &[Record], sampling: &Sampling) -> Result<Vec<Compared>> {
         let joint = self.examples(records)?.joined(self.examples(other)?)?;
-        compared(self.metric.names(), &joint, sampling)
+        sampling.tests(self.metric.names(), &joint)
     }
 }
 
@@ -299,12 +274,12 @@ impl Item for Ranked {
     }
 
     fn intervals(&self, records: &[Record], sampling: &Sampling) -> Result<Vec<Option<Bounds>>> {
-        bootstrapped(&Examples::new(self.metric.clone(), self.sums(records)?), sampling)
+        sampling.intervals(&Examples::new(self.metric.clone(), self.sums(records)?))
     }
 
     fn compare(&self, records: &[Record], other: &[Record], sampling: &Sampling) -> Result<Vec<Compared>> {
         let one = Examples::new(self.metric.clone(), self.sums(records)?);
         let joint = one.joined(Examples::new(self.metric.clone(), self.sums(other)?))?;
-        compared(self.metric.names(), &joint, sampling)
+        sampling.tests(self.metric.names(), &joint)
     }
 }

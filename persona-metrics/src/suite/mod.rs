@@ -16,7 +16,7 @@ use crate::error::{Error, Result, same_length};
 use crate::metric::{Metric, PairMetric};
 use crate::ranking::Ranking;
 use crate::score::Score;
-use crate::stats::holm;
+use crate::stats::{BootstrapInterval, Draws, Resample, Swaps, approximate_randomisation, bootstrap, holm};
 
 /// The metrics of a [`Preset`], fed with records and asked once.
 ///
@@ -120,6 +120,41 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// Bootstrap intervals of every score, by percentiles.
+    ///
+    /// # Errors
+    /// No examples, a level outside of 0 to 1, or a resampled corpus without a value.
+    pub fn intervals(&self, examples: &impl Resample) -> Result<Vec<Option<Bounds>>> {
+        let draws = Draws::seeded(self.trials, self.seed);
+        let bounds = |interval: BootstrapInterval| Bounds {
+            low: interval.low,
+            high: interval.high,
+            level: self.level,
+            method: Method::Bootstrap,
+        };
+        let intervals = bootstrap(examples, &draws, self.level)?.into_iter();
+        Ok(intervals.map(|interval| Some(bounds(interval))).collect())
+    }
+
+    /// Tests every score of one system against another's; `joint` holds both systems' examples, the first system's first
+    /// ([`Examples::joined`](crate::Examples::joined)). [`Compared::correct`] is still to come.
+    ///
+    /// # Errors
+    /// No examples, or exchanged corpora without a value.
+    pub fn tests(&self, names: Vec<String>, joint: &impl Resample) -> Result<Vec<Compared>> {
+        let tests = approximate_randomisation(joint, &Swaps::seeded(self.trials, self.seed))?;
+        let compared = names.into_iter().zip(tests).map(|(name, test)| Compared {
+            name,
+            // The tests count what the second system has more.
+            difference: test.value_a - test.value_b,
+            p_value: test.p_value,
+            p_holm: test.p_value,
+        });
+        Ok(compared.collect())
+    }
+}
+
 /// Two systems' scores beside each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
@@ -131,6 +166,20 @@ pub struct Compared {
     pub p_value: f64,
     /// The p-value after Holm's correction over the table.
     pub p_holm: f64,
+}
+
+impl Compared {
+    /// Holm's correction over all scores that are reported together.
+    ///
+    /// # Errors
+    /// A p-value that is none.
+    pub fn correct(all: &mut [Self]) -> Result<()> {
+        let p_values: Vec<f64> = all.iter().map(|one| one.p_value).collect();
+        for (one, p_holm) in all.iter_mut().zip(holm(&p_values)?) {
+            one.p_holm = p_holm;
+        }
+        Ok(())
+    }
 }
 
 impl Suite {
@@ -246,10 +295,7 @@ impl Suite {
             }
         }
         let mut compared = self.each(|item| item.compare(records, other, sampling))?;
-        let p_values: Vec<f64> = compared.scores.iter().map(|one| one.p_value).collect();
-        for (one, p_holm) in compared.scores.iter_mut().zip(holm(&p_values)?) {
-            one.p_holm = p_holm;
-        }
+        Compared::correct(&mut compared.scores)?;
         Ok(compared)
     }
 
