@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use persona_metrics::stats::kendall;
 use serde::{Deserialize, Serialize};
 
-use super::compare::Compared;
+use super::compare::{Better, Compared, better};
 use super::measure::mean_of;
 use super::recipe::System;
 use crate::report::Table;
@@ -146,9 +146,12 @@ impl Shape {
         }
     }
 
-    /// Where the highest of some values stands. Of equal ones the first counts.
+    /// Where the highest of some values stands. Of equal ones the first counts; nothing where all are equal.
     #[must_use]
     pub fn of(values: &[f64]) -> Option<Self> {
+        if values.windows(2).all(|two| matches!(two, [a, b] if a == b)) {
+            return None;
+        }
         let mut best = None;
         for (at, &value) in values.iter().enumerate() {
             if best.is_none_or(|(_, highest)| value > highest) {
@@ -204,9 +207,9 @@ pub struct Order {
     pub column: String,
     /// The table or figure.
     pub source: String,
-    /// The paper's, best first.
+    /// The paper's, best first; those between which it shows no order are one text.
     pub paper: Vec<String>,
-    /// Ours, best first.
+    /// Ours, best first; those of one value are one text.
     pub ours: Vec<String>,
     /// Kendall's tau-b of the values, where the paper has numbers and they have an order.
     pub tau: Option<f64>,
@@ -255,17 +258,18 @@ impl Predictions {
                 })
                 .collect();
             let values: Vec<f64> = points.iter().map(|(_, value)| *value).collect();
-            let came = Shape::of(&values).filter(|_| values.len() > 2);
+            let shape = Shape::of(&values);
+            let came = (values.len() > 2).then(|| shape.map_or("the same throughout", Shape::name));
             let numbers: Vec<String> =
                 points.iter().map(|(step, value)| format!("{step}: {value:.3}")).collect();
             Outcome {
                 about: "PAL along its alignment".to_owned(),
                 column: predicted.column.clone(),
                 predicted: predicted.expect.name().to_owned(),
-                outcome: came.map(|shape| shape.name().to_owned()),
+                outcome: came.map(str::to_owned),
                 numbers: numbers.join(", "),
                 paper: None,
-                holds: came.map(|shape| shape == predicted.expect),
+                holds: came.map(|_| shape == Some(predicted.expect)),
                 why: predicted.why.clone(),
             }
         });
@@ -293,6 +297,8 @@ impl Predictions {
         if let Some(test) = test {
             let Compared { p_holm, agreeing, seeds, .. } = test;
             numbers += &format!(", p {p_holm:.3} (Holm), the sign of {agreeing} of {seeds} seeds");
+        } else if came.is_some() {
+            numbers += ", not tested";
         }
         let paper = match row {
             PredictedRow::System(system) => {
@@ -354,32 +360,35 @@ fn direction(difference: f64, counts: bool) -> Direction {
     }
 }
 
-/// `values` are a system's name, the paper's value and ours.
+/// `values` are a system's name, the paper's value and ours; nothing where the paper tells none of them apart.
 fn order(column: &str, source: &str, values: &[(&str, f64, f64)], tau: Option<f64>) -> Option<Order> {
-    if values.len() < 2 {
+    // The better of two values is the greater one.
+    let sign = if better(column) == Some(Better::Lower) { -1.0 } else { 1.0 };
+    let paper: Vec<(&str, f64)> = values.iter().map(|(name, paper, _)| (*name, sign * paper)).collect();
+    let ours: Vec<(&str, f64)> = values.iter().map(|(name, _, ours)| (*name, sign * ours)).collect();
+    let ranks = best_first(&paper);
+    if ranks.len() < 2 {
         return None;
     }
-    let sorted = |value: fn(&(&str, f64, f64)) -> f64| {
-        let mut list: Vec<&(&str, f64, f64)> = values.iter().collect();
-        list.sort_by(|a, b| value(b).total_cmp(&value(a)));
-        list.iter().map(|(name, _, _)| (*name).to_owned()).collect::<Vec<String>>()
-    };
+    let both: Vec<_> = paper.iter().zip(&ours).collect();
     let mut turned = Vec::new();
-    for one in values {
-        for two in values {
-            if one.1 > two.1 && one.2 < two.2 {
-                turned.push((one.0.to_owned(), two.0.to_owned()));
+    for ((one, paper), (_, ours)) in &both {
+        for ((two, other_paper), (_, other_ours)) in &both {
+            if paper > other_paper && ours < other_ours {
+                turned.push(((*one).to_owned(), (*two).to_owned()));
             }
         }
     }
-    Some(Order {
-        column: column.to_owned(),
-        source: source.to_owned(),
-        paper: sorted(|value| value.1),
-        ours: sorted(|value| value.2),
-        tau,
-        turned,
-    })
+    let (column, source) = (column.to_owned(), source.to_owned());
+    Some(Order { column, source, paper: ranks, ours: best_first(&ours), tau, turned })
+}
+
+/// The names from the greatest value to the least; those of equal values together.
+fn best_first(values: &[(&str, f64)]) -> Vec<String> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let names = |equal: &[(&str, f64)]| equal.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" and ");
+    sorted.chunk_by(|(_, a), (_, b)| a == b).map(names).collect()
 }
 
 #[cfg(test)]

@@ -55,11 +55,27 @@ fn a_curve_is_judged_by_where_it_is_highest() {
     assert_eq!(Shape::of(&[1.0, 3.0, 2.0]), Some(Shape::RisesThenFalls));
     assert_eq!(Shape::of(&[1.0, 2.0, 3.0]), Some(Shape::Rises));
     assert_eq!(Shape::of(&[3.0, 3.0, 2.0]), Some(Shape::Falls));
-    assert_eq!(Shape::of(&[]), None);
+    assert_eq!((Shape::of(&[]), Shape::of(&[3.0]), Shape::of(&[0.0, 0.0, 0.0])), (None, None, None));
     let read: Predictions = toml::from_str(FILE).unwrap();
     let at = |value| table(&[(System::Pal, value)]);
     let curve = [(0, at(1.0)), (10, at(3.0)), (20, at(2.0))];
     assert_eq!(read.outcomes(&at(3.0), &[], &curve)[2].holds, Some(true));
+    // A curve that does not move is highest nowhere, whatever was predicted.
+    let flat = [0, 10, 20].map(|step| (step, at(2.0)));
+    for shape in ["falls", "rises_then_falls"] {
+        let read: Predictions = toml::from_str(&FILE.replace("rises_then_falls", shape)).unwrap();
+        let outcome = &read.outcomes(&at(2.0), &[], &flat)[2];
+        assert_eq!((outcome.holds, outcome.outcome.as_deref()), (Some(false), Some("the same throughout")));
+    }
+}
+
+#[test]
+fn gold_is_compared_and_not_tested() {
+    let read: Predictions = toml::from_str(FILE).unwrap();
+    let mut table = table(&[(System::Pal, 10.0)]);
+    table.rows.push(Row { system: "gold".into(), cells: vec![Cell::Value(10.5)] });
+    let outcome = &read.outcomes(&table, &[], &[])[1];
+    assert_eq!((outcome.holds, outcome.numbers.as_str()), (Some(true), "10.500 against 10.000, not tested"));
 }
 
 #[test]
@@ -77,6 +93,32 @@ fn orders_name_the_pairs_that_are_turned() {
     assert_eq!(orders[0].turned.len(), 2);
     assert!((orders[0].tau.unwrap() + 1.0 / 3.0).abs() < 1e-12, "{:?}", orders[0].tau);
     assert_eq!(orders[1].turned, [(System::Pal.name().to_owned(), System::PalRandom.name().to_owned())]);
+}
+
+#[test]
+fn an_order_claims_no_more_than_the_figure_shows() {
+    let three = FILE.replace("'pal_random']", "'pal_random', 'pal_not_select']");
+    let read: Predictions = toml::from_str(&three).unwrap();
+    let others = [(System::PalRandom, 2.0), (System::PalNotSelect, 3.0)];
+    let shown = read.orders(&table(&[&[(System::Pal, 1.0)][..], &others].concat()));
+    let rest = format!("{} and {}", System::PalRandom.name(), System::PalNotSelect.name());
+    assert_eq!(shown[0].paper, [System::Pal.name(), &rest]);
+    assert_eq!(shown[0].ours.last().map(String::as_str), Some(System::Pal.name()));
+    // Between the others it shows none.
+    assert!(read.orders(&table(&others)).is_empty());
+}
+
+#[test]
+fn the_best_perplexity_is_the_lowest() {
+    let read: Predictions = toml::from_str(&FILE.replace("'BLEU-1'", "'Perplexity'")).unwrap();
+    let mut ours = table(&[(System::Pal, 10.0), (System::WithoutPa, 11.0), (System::WithoutMix, 9.0)]);
+    ours.columns[0].name = "Perplexity".into();
+    let order = &read.orders(&ours)[0];
+    let [pal, without_pa, without_mix] =
+        [System::Pal, System::WithoutPa, System::WithoutMix].map(|system| system.name().to_owned());
+    assert_eq!(order.paper, [without_pa.clone(), without_mix.clone(), pal.clone()]);
+    assert_eq!(order.ours, [without_mix.clone(), pal.clone(), without_pa.clone()]);
+    assert_eq!(order.turned, [(without_pa.clone(), pal), (without_pa, without_mix)]);
 }
 
 #[test]
