@@ -1,6 +1,6 @@
 //! Lines of any reader.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use anyhow::{Context, Result};
 
@@ -24,11 +24,16 @@ pub(super) enum Input {
 /// The reader's.
 pub(super) fn next(reader: &mut dyn BufRead) -> Result<Input> {
     let mut bytes = Vec::new();
-    let read = reader.read_until(b'\n', &mut bytes).context("reading a line")?;
+    // No more of it is held than is looked at.
+    let start = Read::take(&mut *reader, LONGEST as u64 + 1).read_until(b'\n', &mut bytes);
+    let read = start.context("reading a line")?;
     if read == 0 {
         return Ok(Input::End);
     }
     if read > LONGEST {
+        if bytes.last() != Some(&b'\n') {
+            reader.skip_until(b'\n').context("reading a line")?;
+        }
         return Ok(Input::Bad("the line is longer than 64 KiB"));
     }
     Ok(match String::from_utf8(bytes) {
@@ -43,14 +48,17 @@ mod tests {
 
     #[test]
     fn lines_of_text_of_bytes_and_of_too_much() {
-        let long = "x".repeat(LONGEST + 1);
+        let long = "x".repeat(3 * LONGEST);
+        let just = "x".repeat(LONGEST);
+        let long = [just.as_str(), &long].join("\n");
         let text = [b"\xef\xbb\xbf hi \r\n\n\xff\n".as_slice(), long.as_bytes(), b"\nlast"].concat();
         let mut reader = text.as_slice();
         let line = |text: &str| Input::Line(text.to_owned());
         let bad = |input: &Input| matches!(input, Input::Bad(_));
         assert_eq!(next(&mut reader).unwrap(), line("hi"));
         assert_eq!(next(&mut reader).unwrap(), line(""));
-        assert!(bad(&next(&mut reader).unwrap()) && bad(&next(&mut reader).unwrap()));
+        // Bytes that are no text, one too many with its end, and many too many.
+        assert!((0..3).all(|_| bad(&next(&mut reader).unwrap())));
         assert_eq!(next(&mut reader).unwrap(), line("last"));
         assert_eq!(next(&mut reader).unwrap(), Input::End);
     }
