@@ -77,6 +77,15 @@ fn draws_follow_from_the_seed_and_differ_from_reply_to_reply() {
     assert_ne!(text, drawn(2));
     let (first, second) = text.split_once("the dialogue begins anew\n").unwrap();
     assert_ne!(first, second);
+
+    // The saved seed of a reply makes it again.
+    let drawn = |seed, input: &str| {
+        let decode = DecodeConfig { temperature: 1.0, seed, max_new_tokens: 12, ..DecodeConfig::default() };
+        talk(input, ChatOptions { decode, ..options(false) }).1.turns.pop().unwrap()
+    };
+    let reply = drawn(1, "a\n/reset\na\n");
+    assert_eq!(reply.seed, Some(2));
+    assert_eq!(drawn(2, "a\n"), reply);
 }
 
 #[test]

@@ -30,7 +30,8 @@ pub fn load(
 ) -> Result<(Box<dyn CausalLm>, ExampleEncoder)> {
     if !folder.is_dir() {
         bail!(
-            "{} is not there. Talk to a model in the Hugging Face layout with --model FOLDER; these make one:\n  \
+            "{} is not there. {SHIPPED} ships, at the root of the workspace: start the program there, or talk to a model in \
+             the Hugging Face layout with --model FOLDER; these make one:\n  \
              cargo xtask demo    (then --model target/demo/align/model)\n  \
              cargo run --release -p persona-examples --example pretrain -- examples/recipes/persona_mini.toml    (then \
              --model target/persona-mini/pretrain/model --no-select)",

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Command, HELP};
 use super::line::{self, Input};
 use super::persona::{PERSONAS, given_persona};
+use crate::report::text::clean;
 
 /// How a chat goes.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +60,9 @@ pub struct SavedTurn {
     pub role: Role,
     /// What was said.
     pub text: String,
+    /// Of a reply that was drawn: the seed that it follows from, in place of `decode`'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Of a reply of a model that selects: the index of the selected description, `null` for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<SavedSelection>,
@@ -78,7 +82,7 @@ pub struct SavedSelection {
 pub struct Saved {
     /// The model.
     pub model: String,
-    /// How replies were decoded; the seed of the first reply, the next ones have the numbers after it.
+    /// How replies were decoded; drawn ones, each from a seed of its own.
     pub decode: DecodeConfig,
     /// The model's persona.
     pub persona: Vec<String>,
@@ -228,7 +232,12 @@ impl<'a> Chat<'a> {
 
     /// Selects, replies, and shows both as they come. What does not fit the model is said and forgotten.
     fn answer(&mut self, text: &str, output: &mut dyn Write) -> Result<()> {
-        self.turns.push(SavedTurn { role: Role::Partner, text: text.to_owned(), selection: None });
+        self.turns.push(SavedTurn {
+            role: Role::Partner,
+            text: text.to_owned(),
+            seed: None,
+            selection: None,
+        });
         let window = self.options.history_turns.unwrap_or(self.turns.len()).min(self.turns.len());
         let said = self.turns.iter().skip(self.turns.len() - window);
         let history: Vec<Utterance> =
@@ -273,7 +282,8 @@ impl<'a> Chat<'a> {
             index: selected.choice,
             answer: selected.answer.map_or_else(String::new, |(answer, _)| answer),
         });
-        self.turns.push(SavedTurn { role: Role::Agent, text: reply, selection });
+        let seed = (decode.temperature > 0.0).then_some(decode.seed);
+        self.turns.push(SavedTurn { role: Role::Agent, text: reply, seed, selection });
         Ok(())
     }
 
@@ -306,7 +316,7 @@ impl<'a> Chat<'a> {
         engine.stream(std::slice::from_ref(&request), &mut |piece| {
             let text = if reply.is_empty() { piece.text.trim_start() } else { piece.text };
             reply.push_str(text);
-            written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+            written = output.write_all(clean(text).as_bytes()).and_then(|()| output.flush());
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         written?;
