@@ -95,7 +95,7 @@ fn it_learns_continues_to_the_same_bytes_and_writes_its_card() {
     for part in [
         "# tiny",
         "CC BY 4.0",
-        "Some One",
+        "- the pc: Some One. CC BY 4.0.\n",
         "$ cargo run\n",
         sha256,
         "Kneser-Ney",
@@ -149,6 +149,8 @@ fn data_that_are_not_there_or_others_are_named() {
     assert!(corpus.train.iter().any(|d| d.turns.iter().any(|turn| turn.text == "That's great!")));
 
     let message = |recipe: &PretrainRecipe| format!("{:#}", Corpus::load(recipe).unwrap_err());
+    let (twice, _) = load(folder.path(), &text.replace("'spc.jsonl'", "'pc.jsonl'"));
+    assert!(message(&twice).contains("more than one dialogue"), "{}", message(&twice));
     std::fs::write(folder.path().join("pc.jsonl"), "{}\n").unwrap();
     assert!(message(&recipe).contains("SHA-256"));
     let unpinned = text.lines().filter(|line| !line.starts_with("sha256")).collect::<Vec<_>>().join("\n");

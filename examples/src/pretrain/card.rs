@@ -1,4 +1,5 @@
-//! The model card: everything in it is measured or read from the recipe.
+//! The model card: its numbers are measured, its names are the recipe's; what it says of the text holds for dialogues such as
+//! persona-mini's.
 
 use std::fmt::Write as _;
 
@@ -193,12 +194,14 @@ pub fn card(recipe: &PretrainRecipe, measured: &Measured) -> Result<String> {
     for source in &recipe.corpus.sources {
         writeln!(
             text,
-            "- {}: {} {}.",
+            "- {}: {}. {}.",
             source.name,
             source.attribution.trim_end_matches('.'),
             source.licence
         )?;
     }
-    text.push_str("\nCC BY 4.0: https://creativecommons.org/licenses/by/4.0/.\n");
+    if recipe.corpus.sources.iter().any(|source| source.licence == "CC BY 4.0") {
+        text.push_str("\nCC BY 4.0: https://creativecommons.org/licenses/by/4.0/.\n");
+    }
     Ok(text)
 }

@@ -1,5 +1,6 @@
 //! The dialogues of a recipe: read, written one way, divided into training and held-out ones.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
@@ -72,8 +73,8 @@ impl Corpus {
     /// Reads the sources, writes them one way ([`tidy`]), cuts dialogues where a turn is left out, and holds some out.
     ///
     /// # Errors
-    /// The loaders', with file and line; a file that is another than the recipe's; when nothing is left to train on, or
-    /// nothing is held out.
+    /// The loaders', with file and line; a file that is another than the recipe's; two dialogues of one id; when nothing is
+    /// left to train on, or nothing is held out.
     pub fn load(recipe: &PretrainRecipe) -> Result<Self> {
         let mut sources = Vec::new();
         // The source of every dialogue, and its stretches.
@@ -98,6 +99,16 @@ impl Corpus {
                 all.push((at, stretches));
             }
             sources.push(counts);
+        }
+        // Documents are traced back to their dialogues by the id.
+        let mut ids = HashSet::new();
+        for stretch in all.iter().flat_map(|(_, stretches)| stretches) {
+            ensure!(
+                ids.insert(stretch.id.as_str()),
+                "the id {:?} stands for more than one dialogue of `corpus.sources`; name a file once, and give files \
+                 whose dialogues have no ids different names",
+                stretch.id.rsplit_once('/').map_or("", |(id, _)| id)
+            );
         }
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(recipe.seed));
