@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use super::data::Source;
 use crate::recipe;
-use crate::workspace::{Workspace, lies_in};
 
 /// Everything that the training of a judge follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,7 +162,6 @@ impl JudgeRecipe {
 
     /// Nothing that the run reads may lie where it writes.
     fn check_places(&self, path: &Path) -> Result<()> {
-        ensure!(!lies_in(path, &self.out), "the recipe {} lies in `out`; give another `out`", path.display());
         let model = match &self.model {
             StartRecipe::Folder { folder } | StartRecipe::Shrunk { folder, .. } => {
                 Some(("model.folder", folder.as_path()))
@@ -172,14 +170,6 @@ impl JudgeRecipe {
         };
         let train = self.train_data.iter().flat_map(Source::paths).map(|path| ("train_data", path));
         let valid = self.valid_data.iter().flat_map(Source::paths).map(|path| ("valid_data", path));
-        for (key, path) in train.chain(valid).chain(model) {
-            if let Some(name) = Workspace::name_around(&self.out, path) {
-                bail!(
-                    "`{key}`, {}, lies in {name} of `out`, where the run writes; give another `out`",
-                    path.display()
-                );
-            }
-        }
-        Ok(())
+        recipe::refuse_places(&self.out, path, train.chain(valid).chain(model))
     }
 }

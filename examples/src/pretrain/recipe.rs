@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{self, ModelRecipe};
-use crate::workspace::{Workspace, lies_in};
 
 /// Everything that a pre-trained model follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,17 +135,9 @@ impl PretrainRecipe {
 
     /// Nothing that the run reads may lie where it writes.
     fn check_places(&self, path: &Path) -> Result<()> {
-        ensure!(!lies_in(path, &self.out), "the recipe {} lies in `out`; give another `out`", path.display());
-        for source in &self.corpus.sources {
-            let path = self.place(source);
-            if let Some(name) = Workspace::name_around(&self.out, &path) {
-                bail!(
-                    "{}, lies in {name} of `out`, where the run writes; give another `out`",
-                    path.display()
-                );
-            }
-        }
-        Ok(())
+        let read: Vec<PathBuf> = self.corpus.sources.iter().map(|source| self.place(source)).collect();
+        let read = read.iter().map(|path| ("corpus.sources", path.as_path()));
+        recipe::refuse_places(&self.out, path, read)
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use persona_align::RejectedFrom;
 use persona_data::Target;
 
-use super::{AlignRecipe, ModelRecipe, Recipe};
+use super::{AlignRecipe, ModelRecipe, Recipe, refuse_places};
 use crate::judge::ConsistencyEvaluator;
 use crate::systems::strategy_name;
-use crate::workspace::{Workspace, lies_in};
 
 /// What a training measures on the validation examples, for `early_stopping.metric`.
 pub const EVALUATED: [(&str, &[&str]); 3] = [
@@ -126,12 +125,6 @@ impl Recipe {
 
     /// Nothing that the run reads may lie where it writes, and where `--fresh` removes.
     pub(super) fn check_places(&self, path: &Path) -> Result<()> {
-        ensure!(
-            !lies_in(path, &self.out),
-            "the recipe {} lies in `out`, {}, which is the run's; give another `out`",
-            path.display(),
-            self.out.display()
-        );
         let data = &self.data;
         let mut read = vec![("data.train", data.train.as_path()), ("prompts", Path::new(&self.prompts))];
         read.extend(data.valid.iter().map(|path| ("data.valid", path.as_path())));
@@ -142,15 +135,7 @@ impl Recipe {
         if let ModelRecipe::Folder { folder, .. } = &self.model {
             read.push(("model.folder", folder));
         }
-        for (key, path) in read {
-            if let Some(name) = Workspace::name_around(&self.out, path) {
-                bail!(
-                    "`{key}`, {}, lies in {name} of `out`, where the run writes; give another `out`",
-                    path.display()
-                );
-            }
-        }
-        Ok(())
+        refuse_places(&self.out, path, read)
     }
 }
 

@@ -5,7 +5,7 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use persona_align::{PairOptions, RejectedFrom};
 use persona_data::{EntailmentRule, ExampleOptions, Format, Target};
 use persona_infer::{DecodeConfig, Strategy};
@@ -16,6 +16,7 @@ pub use check::EVALUATED;
 pub use model::{LoraRecipe, ModelRecipe, PublishedShape};
 
 use crate::judge::SHIPPED;
+use crate::workspace::{Workspace, lies_in};
 
 /// Everything that a run of the PAL path follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,6 +215,30 @@ pub(crate) fn read<R>(
     let recipe = parse(&text).with_context(|| format!("the recipe {}", path.display()))?;
     check_places(&recipe, path)?;
     Ok((recipe, text))
+}
+
+/// Refuses a recipe in the folder that its run writes, and what it names with its key where that is one of a run's own
+/// files there, or lies in one.
+pub(crate) fn refuse_places<'p>(
+    out: &Path,
+    recipe: &Path,
+    read: impl IntoIterator<Item = (&'static str, &'p Path)>,
+) -> Result<()> {
+    ensure!(
+        !lies_in(recipe, out),
+        "the recipe {} lies in `out`, {}, which is the run's; give another `out`",
+        recipe.display(),
+        out.display()
+    );
+    for (key, path) in read {
+        if let Some(name) = Workspace::name_around(out, path) {
+            bail!(
+                "`{key}`, {}, lies in {name} of `out`, where the run writes; give another `out`",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Refuses keys of parts that stand once at the top of a recipe.
