@@ -73,7 +73,48 @@ pub(super) fn compare(
     trials: usize,
 ) -> Result<Vec<Compared>> {
     let seeds = system.seeds.len();
-    let (one, two) = (Side::of(system), Side::of(other));
+    let mut compared = Vec::new();
+    for (names, joint) in columns((Side::of(system), Side::of(other)), seeds, examples, judge)? {
+        let together = Together { examples: joint.as_ref(), seeds, count: examples.len() };
+        let tests = approximate_randomisation(&together, &Swaps::seeded(trials, 1)).with_context(|| {
+            format!("testing {} of {} against {}", names.join(", "), system.name, other.name)
+        })?;
+        let [first, second] = together.by_seed()?;
+        for (at, (column, test)) in names.into_iter().zip(tests).enumerate() {
+            let of = |side: &[Vec<f64>]| -> Vec<f64> {
+                side.iter().filter_map(|values| values.get(at).copied()).collect()
+            };
+            // With one seed, and where no seed differs, there is no t.
+            let (first, second) = (of(&first), of(&second));
+            let sign = (test.value_a - test.value_b).signum();
+            let both = first.iter().zip(&second);
+            let agreeing = both.filter(|(a, b)| a != b && (*a - *b).signum() == sign).count();
+            let p_seeds = TTest::default().welch(&first, &second).ok();
+            compared.push(Compared {
+                column,
+                system: system.name.clone(),
+                against: other.name.clone(),
+                p_value: test.p_value,
+                p_holm: test.p_value,
+                p_seeds: p_seeds.map(|test| test.p_value),
+                agreeing,
+                seeds,
+            });
+        }
+    }
+    Ok(compared)
+}
+
+/// Columns that are computed together, and the examples of both systems that they are computed from.
+type Columns = Vec<(Vec<String>, Box<dyn Resample>)>;
+
+/// The columns of two systems' replies.
+fn columns(
+    (one, two): (Side, Side),
+    seeds: usize,
+    examples: &[Example],
+    judge: &dyn PersonaJudge,
+) -> Result<Columns> {
     let references = repeated(&gold(examples), seeds);
     let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
     let personas = repeated(&personas, seeds);
@@ -81,7 +122,7 @@ pub(super) fn compare(
         examples.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
     let labels = repeated(&labels, seeds);
 
-    let mut columns: Vec<(Vec<String>, Box<dyn Resample>)> = Vec::new();
+    let mut columns: Columns = Vec::new();
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
     let joint =
         bleu().examples(&one.texts, &references)?.joined(bleu().examples(&two.texts, &references)?)?;
@@ -115,37 +156,7 @@ pub(super) fn compare(
         exp: true,
     };
     columns.push((names(&["Perplexity"]), Box::new(ratio)));
-
-    let mut compared = Vec::new();
-    for (names, joint) in columns {
-        let together = Together { examples: joint.as_ref(), seeds, count: examples.len() };
-        let tests = approximate_randomisation(&together, &Swaps::seeded(trials, 1)).with_context(|| {
-            format!("testing {} of {} against {}", names.join(", "), system.name, other.name)
-        })?;
-        let [first, second] = together.by_seed()?;
-        for (at, (column, test)) in names.into_iter().zip(tests).enumerate() {
-            let of = |side: &[Vec<f64>]| -> Vec<f64> {
-                side.iter().filter_map(|values| values.get(at).copied()).collect()
-            };
-            // With one seed, and where no seed differs, there is no t.
-            let (first, second) = (of(&first), of(&second));
-            let sign = (test.value_a - test.value_b).signum();
-            let both = first.iter().zip(&second);
-            let agreeing = both.filter(|(a, b)| a != b && (*a - *b).signum() == sign).count();
-            let p_seeds = TTest::default().welch(&first, &second).ok();
-            compared.push(Compared {
-                column,
-                system: system.name.clone(),
-                against: other.name.clone(),
-                p_value: test.p_value,
-                p_holm: test.p_value,
-                p_seeds: p_seeds.map(|test| test.p_value),
-                agreeing,
-                seeds,
-            });
-        }
-    }
-    Ok(compared)
+    Ok(columns)
 }
 
 /// Corrects the p-values of comparisons that are reported together, column by column.
