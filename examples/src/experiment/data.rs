@@ -307,7 +307,7 @@ pub(super) struct Drawn {
     pub revised: Option<Vec<Example>>,
 }
 
-/// The SHA-256 of files, by name in ascending order; folders give their files. Hidden files are left out.
+/// The SHA-256 of a folder's `.json` and `.safetensors` files with their names, in ascending order; of a file, its own.
 ///
 /// # Errors
 /// When a file cannot be read.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use persona_data::Example;
 use persona_metrics::stats::Summary;
 use persona_metrics::{Judgement, ModelError, PersonaJudge};
@@ -29,6 +29,17 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
+    /// The judgements of the gold replies.
+    ///
+    /// # Errors
+    /// The judge's.
+    pub(super) fn of_gold(lab: &Lab<'_>, condition: Condition) -> Result<Self> {
+        let examples = lab.test(condition)?;
+        let mut judge = Self::default();
+        judge.add(examples, judge_all(lab.judge, examples, systems::gold(examples))?);
+        Ok(judge)
+    }
+
     /// Takes the judgements of replies to examples.
     pub(super) fn add(&mut self, examples: &[Example], judgements: Judgements) {
         self.name = judgements.judge;
@@ -54,24 +65,30 @@ impl PersonaJudge for Remembered {
     }
 }
 
-/// Reads what was measured of some rows, each with a name; the second value knows all judgements, gold's among them.
+/// Reads what was measured of some rows, each with a name, and has the judge remember their judgements.
 ///
 /// # Errors
-/// When a cell cannot be read; the judge's of the gold replies.
+/// When a cell cannot be read.
 pub(super) fn read(
     lab: &Lab<'_>,
     condition: Condition,
     rows: &[(String, &[Measured])],
-) -> Result<(Vec<Replied>, Remembered)> {
+    judge: &mut Remembered,
+) -> Result<Vec<Replied>> {
     let examples = lab.test(condition)?;
-    let mut judge = Remembered::default();
-    judge.add(examples, judge_all(lab.judge, examples, systems::gold(examples))?);
     let mut replied = Vec::new();
     for (name, cells) in rows {
         let mut seeds = Vec::new();
         for cell in *cells {
             let judgements = lab.judgements_of(cell.judgements)?;
             let mut replies = lab.replies_of(cell.replies)?;
+            let ids = replies.replies.iter().map(|reply| &reply.id);
+            ensure!(
+                ids.eq(examples.iter().map(|example| &example.id))
+                    && judgements.replies.len() == examples.len(),
+                "{name}: replies or judgements of other examples than the data have now; remove their cells to make \
+                 them again"
+            );
             replies.system.clone_from(name);
             for (reply, (text, _)) in replies.replies.iter_mut().zip(&judgements.replies) {
                 reply.text.clone_from(text);
@@ -81,7 +98,7 @@ pub(super) fn read(
         }
         replied.push(Replied { name: name.clone(), seeds });
     }
-    Ok((replied, judge))
+    Ok(replied)
 }
 
 /// The table of systems, each cell a mean over the seeds with its deviation; then gold.

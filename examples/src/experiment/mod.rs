@@ -316,12 +316,13 @@ fn model_fact(
             ("from scratch".to_owned(), fresh_model(fresh, tokenizer, seed, device)?)
         }
     };
+    let precision = toml::Value::try_from(recipe.precision)?;
     let fact = format!(
         "{from}; {} parameters, {} entries; device {}, products in {}",
         model.parameters().count(),
         tokenizer.vocab_size(),
         recipe.device,
-        toml::Value::try_from(recipe.precision).map_or_else(|_| String::new(), |value| value.to_string())
+        precision.as_str().unwrap_or_default()
     );
     Ok(("starting model".to_owned(), fact))
 }

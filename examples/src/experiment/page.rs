@@ -145,7 +145,11 @@ impl ExperimentReport {
 
     fn predicted(&self, page: &mut String) -> Result<()> {
         if !self.outcomes.is_empty() {
-            page.push_str("<h2>Predicted before the first run, and what came out</h2>\n");
+            page.push_str(
+                "<h2>Predicted before the first run, and what came out</h2>\n<p>A row is higher or lower than PAL where \
+                 the difference counts, gold with any difference; where a curve is highest is read off its means, \
+                 without a test.</p>\n",
+            );
             let head =
                 ["About", "Column", "Predicted", "Came out", "Numbers", "Paper", "Holds", "Why predicted"];
             rows(page, &head, &self.outcomes.iter().map(outcome_row).collect::<Vec<_>>())?;
@@ -252,4 +256,77 @@ fn difference(table: &Table, test: &Compared) -> String {
 
 fn p_seeds(test: &Compared) -> String {
     test.p_seeds.map_or_else(|| "-".to_owned(), |p| format!("{p:.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::Bar;
+    use crate::report::{Cell, Column, Conversation, Curve, Line, Reply, Row};
+
+    /// A report whose every text is `text`.
+    fn report(text: &str) -> ExperimentReport {
+        let t = || text.to_owned();
+        let row = |cell| Row { system: t(), cells: vec![cell] };
+        let table = Table {
+            columns: vec![Column { name: t(), signature: t(), decimals: 1 }],
+            rows: vec![row(Cell::Spread { mean: 1.0, deviation: 0.5 }), row(Cell::Missing(t()))],
+        };
+        let test = Compared {
+            column: t(),
+            system: t(),
+            against: t(),
+            p_value: 0.25,
+            p_holm: 0.5,
+            p_seeds: Some(0.125),
+            agreeing: 1,
+            seeds: 2,
+        };
+        let outcome = Outcome {
+            about: t(),
+            column: t(),
+            predicted: t(),
+            outcome: Some(t()),
+            numbers: t(),
+            paper: Some(t()),
+            holds: Some(true),
+            why: t(),
+        };
+        let (one, turned) = (vec![t()], vec![(t(), t())]);
+        let order = Order { column: t(), source: t(), paper: one.clone(), ours: one, tau: Some(0.5), turned };
+        let bar = Bar { name: t(), value: 1.0, deviation: None };
+        let line = Line { name: t(), points: vec![(0.0, 1.0), (1.0, 2.0)] };
+        let reply = Reply { system: t(), selected: Some(t()), text: t() };
+        ExperimentReport {
+            title: t(),
+            summary: vec![t()],
+            facts: vec![(t(), t())],
+            tables: vec![(t(), table)],
+            best: vec![test.clone()],
+            against_pal: vec![test],
+            outcomes: vec![outcome],
+            orders: vec![order],
+            bars: vec![Bars { title: t(), decimals: 1, bars: vec![bar] }],
+            curves: vec![Curve { title: t(), x: t(), y: t(), lines: vec![line], levels: vec![(t(), 1.0)] }],
+            trainings: vec![(t(), t())],
+            conversations: vec![Conversation {
+                persona: vec![t()],
+                history: vec![(t(), t())],
+                replies: vec![reply],
+            }],
+            recipe: t(),
+            predictions: Some(t()),
+        }
+    }
+
+    #[test]
+    fn text_cannot_become_markup_anywhere() {
+        let plain = report("plain").html().unwrap();
+        let page = report("</pre></title></style><script>alert('1')</script>\"'>").html().unwrap();
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
+        assert_eq!(page.matches('<').count(), plain.matches('<').count());
+        for part in ["0.2500", "0.5000", "0.1250", "1 of 2", "<td>no</td>", "<td>yes</td>"] {
+            assert!(plain.contains(part), "{part} is not in {plain}");
+        }
+    }
 }

@@ -76,17 +76,18 @@ pub(super) fn assemble(
         if rows.is_empty() {
             continue;
         }
-        let (systems, judge) = read(lab, condition, &rows)?;
+        let mut judge = Remembered::of_gold(lab, condition)?;
+        let systems = read(lab, condition, &rows, &mut judge)?;
         tables.push((condition.name().to_owned(), table(&systems, lab.test(condition)?, &judge)?));
         if condition == Condition::Original {
             original = Some((systems, judge));
         }
     }
-    let (systems, judge) = original.context("no system is measured with the original personas")?;
+    let (systems, mut judge) = original.context("no system is measured with the original personas")?;
     let main = tables.first().map(|(_, table)| table).context("there is no table")?;
-    let curve = curve_tables(lab)?;
     let tests = Tests { lab, systems: &systems, judge: &judge };
     let (best, against_pal) = (tests.best(main)?, tests.against_pal()?);
+    let curve = curve_tables(lab, &mut judge)?;
     let (outcomes, orders, predictions) = match predictions {
         Some((read, text)) => (read.outcomes(main, &against_pal, &curve), read.orders(main), Some(text)),
         None => (Vec::new(), Vec::new(), None),
@@ -113,11 +114,11 @@ pub(super) fn assemble(
 }
 
 /// PAL's table after each step of the curve.
-fn curve_tables(lab: &Lab<'_>) -> Result<Vec<(u64, Table)>> {
+fn curve_tables(lab: &Lab<'_>, judge: &mut Remembered) -> Result<Vec<(u64, Table)>> {
     let tables = lab.plan.curve.iter().map(|(step, cells)| {
         let rows = [(System::Pal.name().to_owned(), cells.as_slice())];
-        let (systems, judge) = read(lab, Condition::Original, &rows)?;
-        Ok((*step, table(&systems, &lab.examples.test, &judge)?))
+        let systems = read(lab, Condition::Original, &rows, judge)?;
+        Ok((*step, table(&systems, &lab.examples.test, judge)?))
     });
     tables.collect()
 }
@@ -202,7 +203,7 @@ impl Tests<'_> {
 fn summary(lab: &Lab<'_>, table: &Table, against_pal: &[Compared], outcomes: &[Outcome]) -> Vec<String> {
     let recipe = lab.recipe;
     let mut summary = vec![format!(
-        "{} systems from one starting model, each trained with {} seed(s). Values are means over the seeds with their \
+        "{} systems from one starting model, every training with {} seed(s). Values are means over the seeds with their \
          standard deviation. Everything is measured on {} examples on which nothing was chosen; labels come from \
          gold replies.",
         recipe.systems.len(),
@@ -233,7 +234,9 @@ fn summary(lab: &Lab<'_>, table: &Table, against_pal: &[Compared], outcomes: &[O
     let measured = outcomes.iter().filter(|outcome| outcome.holds.is_some()).count();
     if measured > 0 {
         let held = outcomes.iter().filter(|outcome| outcome.holds == Some(true)).count();
-        summary.push(format!("Of {measured} predictions that could be looked at, {held} came out."));
+        summary.push(format!(
+            "Of {measured} predictions that could be looked at, {held} came out as predicted."
+        ));
     }
     summary.push(
         "C.score rewards a reply that restates its persona: read it beside gold's and the copy rate."
