@@ -53,10 +53,9 @@ fn a_reply_follows_its_selection_and_piped_input_draws_no_prompts() {
     let (text, saved) = talk("hello\n", options(true));
     assert!(text.starts_with('[') && !text.contains("you>"), "{text}");
     assert_eq!(saved.turns[0].text, "hello");
-    if let Some(reply) = saved.turns.get(1) {
-        assert_eq!(reply.role, Role::Agent);
-        assert!(text.contains(&reply.text) && reply.selection.is_some(), "{text} {reply:?}");
-    }
+    let reply = &saved.turns[1];
+    assert_eq!((reply.role, reply.seed), (Role::Agent, None), "greedy");
+    assert!(text.contains(&reply.text) && reply.selection.is_some(), "{text} {reply:?}");
     let (plain, saved) = talk("hello\nwhy?\n", options(false));
     assert!(!plain.contains("[no description]"), "{plain}");
     assert!(saved.turns.iter().all(|turn| turn.selection.is_none()));
