@@ -199,6 +199,17 @@ fn every_system_is_measured_and_a_stopped_experiment_ends_in_the_same_bytes() {
     assert_eq!(cells(folder), made);
     assert!(reports(folder) == whole, "another report");
 
+    // How the starting model's replies are decoded reaches what it says, and what is aligned from it.
+    let start = "[decode_start]\nmax_new_tokens = 5\nmin_new_tokens = 2\none_line = true\n[decode]";
+    let planned = experiment::dry_run(&load(folder, &text.replace("[decode]", start)).0).unwrap();
+    let again: Vec<&str> = planned.lines().filter(|line| line.contains("  to make  ")).collect();
+    assert!(
+        again.iter().all(|line| line.contains("starting model") || line.contains("w/o Mix")),
+        "{planned}"
+    );
+    // A seed's replies and their judgements by either, pairs, and an alignment.
+    assert_eq!(again.len(), 2 * (2 + 2 + 1 + 1), "{planned}");
+
     // What a change does not reach stays.
     finish(folder, &text.replace("beta = 0.1", "beta = 0.2"));
     let changed = cells(folder);

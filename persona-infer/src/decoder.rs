@@ -26,9 +26,10 @@ impl<'a> Decoder<'a> {
     /// A decoder that ends a reply at any of these tokens, which is not part of it.
     ///
     /// # Errors
-    /// [`Error::Config`] for impossible settings, and for several sequences a prompt.
+    /// [`Error::Config`] for impossible settings, for several sequences a prompt, and for what only text has.
     pub fn new(model: &'a dyn CausalLm, config: DecodeConfig, ends: &[u32]) -> Result<Self> {
         config.validate()?;
+        config.check_tokens()?;
         if config.num_return_sequences > 1 {
             let reason = "is above 1, and this gives one reply a prompt; use an Engine".to_owned();
             return Err(Error::Config { key: "num_return_sequences", reason });

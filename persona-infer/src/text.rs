@@ -49,19 +49,27 @@ impl<'a> TextGenerator<'a> {
         self
     }
 
-    /// The replies to encoded prompts, without special tokens and surrounding white space.
+    /// The replies to encoded prompts, without special tokens and surrounding white space; with
+    /// [`DecodeConfig::one_line`] their first lines.
     pub(crate) fn continue_ids(&self, prompts: &[Vec<u32>]) -> Result<Vec<String>> {
         let tokenizer = self.encoder.tokenizer();
-        let mut decoder = Decoder::new(self.model, self.config, &[tokenizer.eos_id()])?;
+        let config = DecodeConfig { one_line: false, ..self.config };
+        let mut decoder = Decoder::new(self.model, config, &[tokenizer.eos_id()])?;
         if let Some(progress) = self.progress {
             decoder = decoder.watched_by(progress);
         }
         decoder
             .generate(prompts)?
             .iter()
-            .map(|ids| Ok(tokenizer.decode(ids, true)?.trim().to_owned()))
+            .map(|ids| Ok(reply(&tokenizer.decode(ids, true)?, self.config.one_line).to_owned()))
             .collect()
     }
+}
+
+/// What was generated, without white space around it, or the first line of that.
+fn reply(text: &str, one_line: bool) -> &str {
+    let text = text.trim();
+    if one_line { text.lines().next().unwrap_or_default().trim_end() } else { text }
 }
 
 impl ReplyGenerator for TextGenerator<'_> {
@@ -106,4 +114,17 @@ pub fn score_targets(
         );
     }
     Ok(scores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_of_one_line_ends_where_the_next_speaker_begins() {
+        let text = "\n i am a nurse. \r\nperson1: me too\nperson2: oh";
+        assert_eq!(reply(text, true), "i am a nurse.");
+        assert_eq!(reply(text, false), text.trim());
+        assert_eq!((reply(" \n", true), reply("hi ", true)), ("", "hi"));
+    }
 }

@@ -145,7 +145,7 @@ impl Lab<'_> {
             let making = pairs::Making {
                 rejected: RejectedFrom::HistoryOnly,
                 judge: None,
-                decode: self.recipe.decode,
+                decode: self.plan.decode(self.recipe, by),
                 options: self.recipe.pairs,
             };
             let (made, report) = pairs::make(name, &model, self.encoder, making, examples)?;
@@ -224,7 +224,7 @@ impl Lab<'_> {
         condition: Condition,
     ) -> Result<Vec<(String, String)>> {
         let (model, examples) = (self.model(by)?, self.test(condition)?);
-        let (name, decode) = (&cell.what, self.recipe.decode);
+        let (name, decode) = (&cell.what, self.plan.decode(self.recipe, by));
         let replies = match strategy {
             Some(strategy) => reply_to_all(name, &model, self.encoder, decode, strategy, examples)?,
             None => reply_from_history(name, &model, self.encoder, decode, examples)?,

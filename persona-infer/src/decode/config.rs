@@ -49,6 +49,11 @@ pub struct DecodeConfig {
     /// Sequences decoded together by a [`Decoder`](crate::Decoder) or [`TextGenerator`](crate::TextGenerator); an
     /// [`Engine`](crate::Engine) has a number of its own.
     pub batch_size: usize,
+    /// A text ends at its first line break: for a model that was trained on turns of one line each and goes on with the
+    /// next speaker's. A [`TextGenerator`](crate::TextGenerator)'s; requests to an [`Engine`](crate::Engine) have stop
+    /// strings.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one_line: bool,
 }
 
 /// When beam search ends for a prompt that has as many finished beams as beams, by transformers' values.
@@ -111,6 +116,7 @@ impl Default for DecodeConfig {
             num_return_sequences: 1,
             seed: 0,
             batch_size: 64,
+            one_line: false,
         }
     }
 }
@@ -147,6 +153,13 @@ impl DecodeConfig {
             return fail("length_penalty", "must be finite; 1 divides a beam's score by its length");
         }
         self.check_combinations()
+    }
+
+    /// Refuses what only text has.
+    pub(crate) fn check_tokens(&self) -> Result<()> {
+        let reason =
+            "is for text, and tokens are asked for; use a TextGenerator, or a request with a stop string";
+        check(!self.one_line, "one_line", reason)
     }
 
     fn check_combinations(&self) -> Result<()> {

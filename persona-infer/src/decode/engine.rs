@@ -186,6 +186,7 @@ impl<'a> Engine<'a> {
         let prompt = |reason: String| Err(Error::Prompt { index, reason });
         let config = |key, reason: String| Err(Error::Config { key, reason });
         request.config.validate()?;
+        request.config.check_tokens()?;
         let limits = self.model.limits();
         let adapters = self.model.adapters();
         let virtual_tokens = |id: Option<AdapterId>| -> Option<usize> {

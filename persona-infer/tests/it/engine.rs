@@ -60,6 +60,7 @@ const DRAWN: DecodeConfig = DecodeConfig {
     num_return_sequences: 1,
     seed: 5,
     batch_size: 1,
+    one_line: false,
 };
 
 /// Requests of every kind, each with settings, lengths and ends of its own.

@@ -4,7 +4,9 @@ use persona_data::{
     BpeOptions, EncodeOptions, EncodedExample, Example, ExampleEncoder, PromptSet, ReplyGenerator, Role,
     Task, Utterance, train_byte_level_bpe,
 };
-use persona_infer::{DecodeConfig, Error, SelectThenGenerate, Strategy, TextGenerator, score_targets};
+use persona_infer::{
+    DecodeConfig, Decoder, Error, SelectThenGenerate, Strategy, TextGenerator, score_targets,
+};
 use persona_model::{CausalLm, Gpt2, Gpt2Config, Model, TargetBatchBuilder};
 use tch::{Device, Kind, Tensor};
 
@@ -141,4 +143,7 @@ fn a_tokenizer_of_another_checkpoint_and_prompts_without_room_are_errors() {
     let generator = TextGenerator::new(&model, &encoder, config).unwrap();
     let error = SelectThenGenerate::new(generator).replies(&examples()[..1]).unwrap_err();
     assert!(error.to_string().contains("Any pets?"), "the example is named: {error}");
+    let line = DecodeConfig { one_line: true, ..DecodeConfig::default() };
+    let error = Decoder::new(&model, line, &[0]).unwrap_err().to_string();
+    assert!(error.contains("one_line") && error.contains("TextGenerator"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::Result;
 use persona_data::Task;
-use persona_infer::Strategy;
+use persona_infer::{DecodeConfig, Strategy};
 use persona_train::TrainConfig;
 use serde::Serialize;
 
@@ -187,6 +187,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How a model's replies are decoded.
+    pub(super) fn decode(&self, recipe: &ExperimentRecipe, by: ModelAt) -> DecodeConfig {
+        let learned_none = match by {
+            ModelAt::Start(_) => true,
+            ModelAt::Trained(_) => false,
+            ModelAt::Aligned(at, _) => {
+                let work = self.cells.get(at).map(|cell| &cell.work);
+                matches!(work, Some(Work::Align { from: ModelAt::Start(_), .. }))
+            }
+        };
+        recipe.decode_start.filter(|_| learned_none).unwrap_or(recipe.decode)
+    }
+
     /// The plan of a recipe.
     ///
     /// # Errors

@@ -88,7 +88,7 @@ impl Planner<'_> {
             Condition::Original => original,
             Condition::Revised => revised,
         };
-        let decode = self.recipe.decode;
+        let decode = self.plan.decode(self.recipe, by);
         let made_from = (self.model_key(by), &self.sources.encoding, part, decode, strategy);
         let made_from = (made_from, self.recipe.precision);
         let work = Work::Replies { by, strategy, condition };
@@ -168,7 +168,8 @@ impl Planner<'_> {
     fn pairs(&mut self, name: &str, by: ModelAt, seed: u64) -> Result<usize> {
         let recipe = self.recipe;
         let [_, valid1, choose, ..] = &self.sources.parts;
-        let made_from = (self.model_key(by), &self.sources.encoding, valid1, choose, recipe.decode);
+        let decode = self.plan.decode(recipe, by);
+        let made_from = (self.model_key(by), &self.sources.encoding, valid1, choose, decode);
         let made_from = (made_from, recipe.pairs, recipe.precision);
         let what = format!("seed {seed}: pairs by {name}");
         self.add(("pairs", what), Work::Pairs { by, seed }, made_from)

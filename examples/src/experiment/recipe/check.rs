@@ -56,6 +56,7 @@ impl ExperimentRecipe {
         let threshold = self.judge.rule.threshold;
         ensure!((0.0..=1.0).contains(&threshold), "`judge.rule.threshold` is {threshold}; it lies in 0 to 1");
         self.decode.validate().context("`decode`")?;
+        self.decode_start.map_or(Ok(()), |decode| decode.validate()).context("`decode_start`")?;
         ensure!(self.report.trials > 0, "`report.trials` is 0; give at least 1");
         Ok(())
     }

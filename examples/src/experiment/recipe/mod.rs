@@ -60,6 +60,9 @@ pub struct ExperimentRecipe {
     pub judge: JudgePart,
     /// Decoding of rejected replies and of everything that is measured.
     pub decode: DecodeConfig,
+    /// The same of models that learned no replies of this data, the starting model and what is aligned from it; absent for
+    /// `decode`.
+    pub decode_start: Option<DecodeConfig>,
     /// What is shown.
     #[serde(default)]
     pub report: ReportPart,
@@ -282,7 +285,8 @@ impl ExperimentRecipe {
 
     fn parse(text: &str) -> Result<Self> {
         let mut parsed: Self = toml::from_str(text)?;
-        let parts: [&[&str]; 4] = [&["fine_tuning"], &["stage1"], &["align", "train"], &["decode"]];
+        let parts: [&[&str]; 5] =
+            [&["fine_tuning"], &["stage1"], &["align", "train"], &["decode"], &["decode_start"]];
         let why = "seeds and precision stand once at the top, and every system makes all of its steps";
         recipe::refuse_keys(text, &parts, &["seed", "precision", "early_stopping"], why)?;
         let precision = parsed.precision;
