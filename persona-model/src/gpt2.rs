@@ -256,8 +256,8 @@ impl Gpt2 {
         Ok((Self::assemble(config, parameters)?, report))
     }
 
-    /// A copy of this model with storage of its own, held in `kind`: a frozen reference, or weights in bfloat16 for
-    /// decoding. Weights in NF4 are shared.
+    /// A copy of this model with storage of its own, held in `kind`, without its adapters: a frozen reference, or weights
+    /// in bfloat16 for decoding. Weights in NF4 are shared.
     ///
     /// # Errors
     /// libtorch's, out of memory above all.
@@ -452,5 +452,9 @@ impl CausalLm for Gpt2 {
         resized.state.take_over(&mut self.state, how, deviation)?;
         *self = resized;
         Ok(())
+    }
+
+    fn boxed_copy(&self, kind: Kind) -> Result<Box<dyn CausalLm>> {
+        Ok(Box::new(self.copy(kind)?))
     }
 }

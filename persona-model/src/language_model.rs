@@ -4,10 +4,11 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters;
 use crate::batch::{Batch, Limits};
 use crate::cache::{CacheShape, KvCache};
 use crate::config::{self, OtherKeys};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpt2::Gpt2;
 use crate::llama::Llama;
 use crate::model::Model;
@@ -63,6 +64,13 @@ pub trait CausalLm: Model {
     /// configuration names, and for a size that is no vocabulary; libtorch's. The model is then as it was.
     fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()>;
 
+    /// A copy of this model with storage of its own, held in `kind`, without its adapters: a policy that begins where its
+    /// reference stays. Weights in NF4 are shared.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    fn boxed_copy(&self, kind: Kind) -> Result<Box<dyn CausalLm>>;
+
     /// An empty cache for `rows` rows with room for `tokens` tokens each.
     ///
     /// # Errors
@@ -101,34 +109,79 @@ pub fn load_causal_lm_with(
     }
 }
 
+/// Loads a causal language model for use: a folder of [`load_causal_lm`], or a PEFT folder (`adapter_config.json` without a
+/// `config.json`), whose base is loaded from the folder that its `base_model_name_or_path` names, a relative one from the
+/// working directory, and whose adapter is then active. The report is of both.
+///
+/// # Errors
+/// As [`load_causal_lm_with`] and [`Adapters::load`](crate::Adapters::load); [`Error::Config`] where the adapter names no
+/// base, or one that is no folder here.
+pub fn load_with_adapter(
+    folder: &Path,
+    device: Device,
+    options: LoadOptions,
+) -> Result<(Box<dyn CausalLm>, LoadReport)> {
+    if folder.join("config.json").exists() || !folder.join("adapter_config.json").exists() {
+        return load_causal_lm_with(folder, device, options);
+    }
+    let keys: OtherKeys = adapters::read_config(folder)?;
+    let fail = |reason: String| Err(Error::Config { key: adapters::BASE, reason });
+    let Some(base) = keys.get(adapters::BASE).and_then(|base| base.as_str()) else {
+        return fail(format!("{}: the adapter names no base; give it the base's folder", folder.display()));
+    };
+    if !Path::new(base).is_dir() {
+        let reason = format!(
+            "{}: the adapter's base is `{base}`, which is no folder here; start the program where the path begins, or \
+             write the folder's into adapter_config.json",
+            folder.display()
+        );
+        return fail(reason);
+    }
+    let (mut model, mut report) = load_causal_lm_with(Path::new(base), device, options)?;
+    let (id, adapter) = model.adapters_mut().load(folder, device)?;
+    model.adapters_mut().activate(Some(id))?;
+    report.extend(adapter);
+    Ok((model, report))
+}
+
 fn boxed<M: CausalLm + 'static>((model, report): (M, LoadReport)) -> Result<(Box<dyn CausalLm>, LoadReport)> {
     Ok((Box::new(model), report))
 }
 
-impl<M: CausalLm + ?Sized> CausalLm for Box<M> {
-    fn limits(&self) -> Limits {
-        (**self).limits()
-    }
+macro_rules! forwarded {
+    ($($pointer:ty),*) => {$(
+        impl<M: CausalLm + ?Sized> CausalLm for $pointer {
+            fn limits(&self) -> Limits {
+                (**self).limits()
+            }
 
-    fn cache_shape(&self) -> CacheShape {
-        (**self).cache_shape()
-    }
+            fn cache_shape(&self) -> CacheShape {
+                (**self).cache_shape()
+            }
 
-    fn hidden_at(
-        &self,
-        batch: &Batch,
-        at: Option<&Tensor>,
-        cache: Option<&mut KvCache>,
-        train: bool,
-    ) -> Result<Tensor> {
-        (**self).hidden_at(batch, at, cache, train)
-    }
+            fn hidden_at(
+                &self,
+                batch: &Batch,
+                at: Option<&Tensor>,
+                cache: Option<&mut KvCache>,
+                train: bool,
+            ) -> Result<Tensor> {
+                (**self).hidden_at(batch, at, cache, train)
+            }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        (**self).logits(hidden)
-    }
+            fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+                (**self).logits(hidden)
+            }
 
-    fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()> {
-        (**self).resize_embeddings(vocabulary, how)
-    }
+            fn resize_embeddings(&mut self, vocabulary: usize, how: Resize) -> Result<()> {
+                (**self).resize_embeddings(vocabulary, how)
+            }
+
+            fn boxed_copy(&self, kind: Kind) -> Result<Box<dyn CausalLm>> {
+                (**self).boxed_copy(kind)
+            }
+        }
+    )*};
 }
+
+forwarded!(Box<M>, &mut M);

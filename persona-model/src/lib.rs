@@ -73,7 +73,7 @@ pub use error::{Error, Result};
 pub use gpt2::{Gpt2, Gpt2Config};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
-pub use language_model::{CausalLm, load_causal_lm, load_causal_lm_with};
+pub use language_model::{CausalLm, load_causal_lm, load_causal_lm_with, load_with_adapter};
 pub use layers::Activation;
 pub use llama::{Llama, LlamaConfig};
 pub use memory::keep_freed_memory;

@@ -321,6 +321,18 @@ impl Llama {
         Ok((Self::assemble(config, parameters)?, report))
     }
 
+    /// A copy of this model with storage of its own, held in `kind`, without its adapters: a frozen reference, or weights
+    /// in bfloat16 for decoding. Weights in NF4 are shared.
+    ///
+    /// # Errors
+    /// libtorch's, out of memory above all.
+    pub fn copy(&self, kind: Kind) -> Result<Self> {
+        let mut copy = Self::assemble(self.config.clone(), self.state.parameters.copy(kind)?)?;
+        copy.state.precision = self.state.precision;
+        copy.rope.kind = self.rope.kind;
+        Ok(copy)
+    }
+
     fn assemble(config: LlamaConfig, parameters: Parameters) -> Result<Self> {
         let sites = RefCell::default();
         let root = Leaves::new(&parameters, &sites);
@@ -492,5 +504,9 @@ impl CausalLm for Llama {
         resized.state.take_over(&mut self.state, how, deviation)?;
         *self = resized;
         Ok(())
+    }
+
+    fn boxed_copy(&self, kind: Kind) -> Result<Box<dyn CausalLm>> {
+        Ok(Box::new(self.copy(kind)?))
     }
 }

@@ -197,28 +197,35 @@ pub trait Model {
     }
 }
 
-impl<M: Model + ?Sized> Model for Box<M> {
-    fn state(&self) -> &ModelState {
-        (**self).state()
-    }
+macro_rules! forwarded {
+    ($($pointer:ty),*) => {$(
+        impl<M: Model + ?Sized> Model for $pointer {
+            fn state(&self) -> &ModelState {
+                (**self).state()
+            }
 
-    fn state_mut(&mut self) -> &mut ModelState {
-        (**self).state_mut()
-    }
+            fn state_mut(&mut self) -> &mut ModelState {
+                (**self).state_mut()
+            }
 
-    fn save(&self, folder: &Path) -> Result<()> {
-        (**self).save(folder)
-    }
+            fn save(&self, folder: &Path) -> Result<()> {
+                (**self).save(folder)
+            }
 
-    fn has_dropout(&self) -> bool {
-        (**self).has_dropout()
-    }
+            fn has_dropout(&self) -> bool {
+                (**self).has_dropout()
+            }
 
-    fn blocks(&self) -> usize {
-        (**self).blocks()
-    }
+            fn blocks(&self) -> usize {
+                (**self).blocks()
+            }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, source: Option<&Batch>) -> Result<Tensor> {
-        (**self).block(layer, x, batch, source)
-    }
+            fn block(&self, layer: usize, x: &Tensor, batch: &Batch, source: Option<&Batch>) -> Result<Tensor> {
+                (**self).block(layer, x, batch, source)
+            }
+        }
+    )*};
 }
+
+// An objective may borrow the model that it trains.
+forwarded!(Box<M>, &mut M);

@@ -96,6 +96,13 @@ impl LoraConfig {
         Self { r, lora_alpha, target_modules: Targets::Names(names), ..Self::default() }
     }
 
+    /// The same, of a base in a folder, which the adapter's own folder then names.
+    #[must_use]
+    pub fn of_base(mut self, folder: &Path) -> Self {
+        self.other.insert(BASE.to_owned(), folder.display().to_string().into());
+        self
+    }
+
     /// Reads `adapter_config.json` of a folder, and checks it.
     ///
     /// # Errors
@@ -166,8 +173,11 @@ impl LoraConfig {
     }
 }
 
+/// PEFT's key of the base that an adapter was trained on.
+pub(crate) const BASE: &str = "base_model_name_or_path";
+
 /// Reads `adapter_config.json` of a folder.
-pub(super) fn read<C: DeserializeOwned>(folder: &Path) -> Result<C> {
+pub(crate) fn read<C: DeserializeOwned>(folder: &Path) -> Result<C> {
     let path = folder.join("adapter_config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     serde_json::from_str(&text).map_err(Error::json(&path))
@@ -213,7 +223,7 @@ fn expression(key: &'static str, pattern: &str) -> Result<Regex> {
 fn is_harmless(key: &str, value: &Value) -> bool {
     const ANY: [&str; 17] = [
         "auto_mapping",
-        "base_model_name_or_path",
+        BASE,
         "revision",
         "inference_mode",
         "task_type",

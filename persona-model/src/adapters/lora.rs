@@ -236,6 +236,12 @@ impl Lora {
         Ok((Self::assemble(config, parameters, frozen, sites, base)?, report))
     }
 
+    /// The same adapter with storage of its own.
+    pub(super) fn copy(&self, sites: &[Site], base: Option<&Base>) -> Result<Self> {
+        let frozen = self.frozen.as_ref().map(|frozen| frozen.copy(Kind::Float)).transpose()?;
+        Self::assemble(self.config.clone(), self.parameters.copy(Kind::Float)?, frozen, sites, base)
+    }
+
     /// The same adapter for a base whose embeddings have been resized.
     pub(super) fn resized(&self, sites: &[Site], base: &Base, how: Resize, deviation: f64) -> Result<Self> {
         let resized = |parameters: &Parameters| {

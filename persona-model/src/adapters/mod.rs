@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
+pub(crate) use self::config::{BASE, read as read_config};
 pub use self::config::{Layers, LoraConfig, Targets};
 pub use self::lora::Lora;
 use self::lora::OwnModules;
@@ -227,7 +228,7 @@ impl Adapters {
     /// tensors and other shapes, which an adapter of another base has, are listed. [`Error::EmbeddingRows`] where the
     /// folder's embeddings are for another vocabulary.
     pub fn load(&mut self, folder: &Path, device: Device) -> Result<(AdapterId, LoadReport)> {
-        let keys: OtherKeys = config::read(folder)?;
+        let keys: OtherKeys = read_config(folder)?;
         let (adapter, report) = if keys.get("peft_type").and_then(Value::as_str) == Some("PROMPT_TUNING") {
             let (prompt, report) = SoftPrompt::load(folder, self.base()?, device)?;
             (Adapter::SoftPrompt(prompt), report)
@@ -236,6 +237,23 @@ impl Adapters {
             (Adapter::Lora(Box::new(lora)), report)
         };
         Ok((self.hold(adapter), report))
+    }
+
+    /// Adds a copy of an adapter with storage of its own: a policy that goes on from an adapter which stays its reference.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when it is not held; libtorch's.
+    pub fn copy(&mut self, id: AdapterId) -> Result<AdapterId> {
+        let copy = match self.get(id)? {
+            Adapter::Lora(lora) => Adapter::Lora(Box::new(lora.copy(&self.sites, self.base.as_ref())?)),
+            Adapter::SoftPrompt(prompt) => Adapter::SoftPrompt(prompt.copy()?),
+        };
+        Ok(self.hold(copy))
+    }
+
+    /// The paths of the linear layers that a LoRA may sit on, in the model's order.
+    pub fn linear_layers(&self) -> impl Iterator<Item = &str> {
+        self.sites.iter().map(|site| site.module.as_str())
     }
 
     /// Writes an adapter as a PEFT folder. Where the model's embeddings have been resized since it was made or loaded,

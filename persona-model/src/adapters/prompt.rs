@@ -198,6 +198,11 @@ impl SoftPrompt {
         Ok((Self { config, parameters }, report))
     }
 
+    /// The same soft prompt with storage of its own.
+    pub(super) fn copy(&self) -> Result<Self> {
+        Ok(Self { config: self.config.clone(), parameters: self.parameters.copy(Kind::Float)? })
+    }
+
     /// Writes a PEFT folder, each file whole or not at all.
     ///
     /// # Errors

@@ -58,6 +58,18 @@ impl LoadReport {
     pub fn is_exact(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
+
+    /// Adds what loading further files found.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.loaded += more.loaded;
+        self.missing.extend(more.missing);
+        self.initialised.extend(more.initialised);
+        self.unexpected.extend(more.unexpected);
+        self.mismatched.extend(more.mismatched);
+        self.cast.extend(more.cast);
+        self.quantized.extend(more.quantized);
+        self.ignored.extend(more.ignored);
+    }
 }
 
 impl fmt::Display for LoadReport {

@@ -1,7 +1,8 @@
 //! Kind `lora`, and what holds of adapters: off, merged, mixed in a batch, trained, saved, refused.
 
 use persona_model::{
-    AdapterId, Batch, BatchBuilder, CausalLm, LoraConfig, TargetBatchBuilder, Targets, load_causal_lm,
+    AdapterId, Batch, BatchBuilder, CausalLm, LoraConfig, Precision, TargetBatchBuilder, Targets,
+    load_causal_lm, load_with_adapter,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -59,6 +60,83 @@ pub(crate) fn random(model: &mut dyn CausalLm, config: LoraConfig, seed: u64) ->
         leaf.copy_(&((values + (at as f64 + seed as f64)).sin() * 0.2));
     }
     id
+}
+
+#[test]
+fn a_copy_of_an_adapter_goes_its_own_way() {
+    for mut model in models() {
+        let own = if model.parameters().get("transformer.wte.weight").is_some() { "wte" } else { "lm_head" };
+        let config = LoraConfig { modules_to_save: Some(vec![own.to_owned()]), ..LoraConfig::default() };
+        let first = random(&mut model, config, 1);
+        let batch = Batch::rows_of(&[&[1, 2, 3, 4]], model.limits(), Device::Cpu).unwrap();
+        let of = |model: &mut dyn CausalLm, id| {
+            model.adapters_mut().activate(Some(id)).unwrap();
+            logits(model, &batch)
+        };
+        let before = of(&mut model, first);
+        let copy = model.adapters_mut().copy(first).unwrap();
+        assert_eq!(difference(&of(&mut model, copy), &before), 0.0);
+        model.adapters_mut().train(Some(copy)).unwrap();
+        let _ = tch::no_grad(|| model.trainable_mut().flat_mut().f_add_scalar_(0.1).unwrap());
+        assert_eq!(difference(&of(&mut model, first), &before), 0.0);
+        assert!(difference(&of(&mut model, copy), &before) > 1e-3);
+        // The base alone is copied without them.
+        model.adapters_mut().activate(None).unwrap();
+        let base = model.boxed_copy(Kind::Float).unwrap();
+        assert_eq!(difference(&logits(&base, &batch), &logits(&model, &batch)), 0.0);
+        assert_eq!(base.adapters().ids().count(), 0);
+        assert_ne!(base.parameters().flat().data_ptr(), model.parameters().flat().data_ptr());
+    }
+}
+
+#[test]
+fn an_adapters_folder_is_loaded_with_the_base_that_it_names() {
+    for mut model in models() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, adapter) = (folder.path().join("base"), folder.path().join("adapter"));
+        model.save(&base).unwrap();
+        let id = random(&mut model, LoraConfig::default().of_base(&base), 1);
+        model.adapters_mut().activate(Some(id)).unwrap();
+        model.adapters().save(id, &adapter).unwrap();
+        let batch = Batch::rows_of(&[&[1, 2, 3, 4]], model.limits(), Device::Cpu).unwrap();
+        let load = |folder: &std::path::Path| load_with_adapter(folder, Device::Cpu, Kind::Float.into());
+        let (loaded, report) = load(&adapter).unwrap();
+        assert_eq!(difference(&logits(&loaded, &batch), &logits(&model, &batch)), 0.0);
+        let trained = model.adapters().get(id).unwrap().parameters().leaves().len();
+        assert_eq!(report.loaded, model.parameters().leaves().len() + trained);
+        model.adapters_mut().activate(None).unwrap();
+        assert_eq!(difference(&logits(&load(&base).unwrap().0, &batch), &logits(&model, &batch)), 0.0);
+
+        std::fs::rename(&base, folder.path().join("away")).unwrap();
+        let error = load(&adapter).map(drop).unwrap_err().to_string();
+        assert!(error.contains("`base_model_name_or_path`") && error.contains("no folder here"), "{error}");
+        let id = random(&mut model, LoraConfig::default(), 1);
+        model.adapters().save(id, &adapter).unwrap();
+        let error = load(&adapter).map(drop).unwrap_err().to_string();
+        assert!(error.contains("`base_model_name_or_path`") && error.contains("names no base"), "{error}");
+    }
+}
+
+#[test]
+fn a_borrowed_model_is_the_model() {
+    for mut model in models() {
+        let layers: Vec<String> = model.adapters().linear_layers().map(str::to_owned).collect();
+        assert!(
+            layers.iter().any(|name| name.ends_with(".c_attn") || name.ends_with(".q_proj")),
+            "{layers:?}"
+        );
+        let batch = Batch::rows_of(&[&[1, 2, 3, 4]], model.limits(), Device::Cpu).unwrap();
+        let expected = logits(&model, &batch);
+        /// What takes a model by value takes a borrowed one.
+        fn take(mut model: impl CausalLm, batch: &Batch) -> (usize, Tensor) {
+            let logits = logits(&model, batch);
+            model.set_precision(Precision::Bf16);
+            (model.blocks(), logits)
+        }
+        let (blocks, found) = take(&mut model, &batch);
+        assert_eq!((blocks, difference(&found, &expected)), (2, 0.0));
+        assert_eq!(model.precision(), Precision::Bf16);
+    }
 }
 
 fn mixed(model: &mut dyn CausalLm) -> [AdapterId; 3] {
