@@ -1,6 +1,7 @@
 //! What the trainings of a recipe would take, without training.
 
 use std::fmt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use persona_data::{
@@ -13,7 +14,6 @@ use tch::Device;
 
 use crate::data;
 use crate::judge::Judge;
-use crate::pipeline::prompt_set;
 use crate::recipe::{Lengths, LoraRecipe, ModelRecipe, PublishedShape, Recipe};
 use crate::workspace::{Start, Workspace};
 
@@ -231,8 +231,7 @@ impl DryRun {
     pub fn of(recipe: &Recipe, text: &str) -> Result<Self> {
         let (shape, model_source) = Shape::of(&recipe.model)?;
         let ([plain, mixed, pairs], data_source) = loads(recipe, text)?;
-        let lora = if let ModelRecipe::Folder { lora, .. } = &recipe.model { lora.as_ref() } else { None };
-        let adapter = lora.map(|lora| shape.lora(lora)).transpose()?;
+        let adapter = recipe.model.lora().map(|lora| shape.lora(lora)).transpose()?;
         let cuda = match recipe.device.as_str() {
             "auto" => persona_model::cuda_status().is_ok(),
             device => device.starts_with("cuda"),
@@ -241,8 +240,7 @@ impl DryRun {
             let trained = adapter.unwrap_or(shape.parameters) as f64;
             let [token, target] = shape.activations(config, cuda);
             let micro = config.micro_batch_size.min(config.batch_size) as f64;
-            // An adapter's base is frozen, and held in the kind of the products.
-            let base = if adapter.is_some() && config.precision == Precision::Bf16 { 2.0 } else { 4.0 };
+            let base = recipe.base_kind().elt_size_in_bytes() as f64;
             let frozen = if adapter.is_some() { base * shape.parameters as f64 } else { 0.0 };
             let copies = if aligned { 2.0 } else { 1.0 };
             let memory = Memory {
@@ -296,7 +294,7 @@ fn loads(recipe: &Recipe, text: &str) -> Result<([Load; 3], String)> {
 }
 
 fn measured(recipe: &Recipe, text: &str) -> Result<[Load; 3]> {
-    let prompts = prompt_set(&recipe.prompts)?;
+    let prompts = recipe.prompt_set()?;
     // Labels by a judge decide which examples there are.
     let labels = recipe.judge.as_ref().filter(|judge| judge.labels);
     let judge = labels.map(|judge| Judge::load(&judge.folder, Device::Cpu)).transpose()?;
@@ -305,7 +303,7 @@ fn measured(recipe: &Recipe, text: &str) -> Result<[Load; 3]> {
     let (tokenizer, positions) = match &recipe.model {
         ModelRecipe::Folder { folder, .. } => {
             let tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
-            (tokenizer, Gpt2Config::from_folder(folder).map_or(8192, |config| config.n_positions))
+            (tokenizer, positions(folder)?)
         }
         ModelRecipe::Fresh { vocabulary, positions, .. } => {
             let workspace = Workspace::open(&folder.path().join("out"), text, Start::Continue)?;
@@ -334,6 +332,17 @@ fn measured(recipe: &Recipe, text: &str) -> Result<[Load; 3]> {
     let (pairs, pair_lengths) = lengths(&data.valid1, &[Task::Generation])?;
     let pairs = pairs.min(recipe.align.examples);
     Ok([Load::of(plain, plain_lengths), Load::of(mixed, mixed_lengths), Load::pairs(pairs, pair_lengths)])
+}
+
+/// The positions of the model in a folder; more than any example has where there is only its tokenizer.
+fn positions(folder: &Path) -> Result<usize> {
+    if !folder.join("config.json").is_file() {
+        return Ok(1 << 17);
+    }
+    match Gpt2Config::from_folder(folder) {
+        Ok(config) => Ok(config.n_positions),
+        Err(_) => Ok(LlamaConfig::from_folder(folder)?.max_position_embeddings),
+    }
 }
 
 impl fmt::Display for DryRun {
@@ -387,6 +396,7 @@ mod tests {
         let lora = |targets: &[&str]| LoraRecipe {
             r: 16,
             alpha: 32.0,
+            dropout: 0.0,
             targets: targets.iter().map(ToString::to_string).collect(),
         };
         let llama = Shape::published(PublishedShape::Llama31);

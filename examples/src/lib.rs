@@ -6,6 +6,7 @@ pub mod dry_run;
 pub mod evaluate;
 pub mod experiment;
 pub mod judge;
+pub mod models;
 pub mod pairs;
 pub mod pipeline;
 pub mod pretrain;

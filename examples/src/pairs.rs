@@ -2,13 +2,13 @@
 
 use anyhow::{Result, bail};
 use persona_align::{
-    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, RejectedFrom, ReplyJudge, read_pairs,
-    reference_log_probs, write_pairs,
+    Pair, PairBuilder, PairOptions, PairReport, PreferenceLoss, ReferencedPair, RejectedFrom, ReplyJudge,
+    read_pairs, write_pairs,
 };
 use persona_data::{EncodedPair, Example, ExampleEncoder, Highlight, OverlapLabeller, PromptKind};
 use persona_infer::{DecodeConfig, TextGenerator};
 use persona_metrics::PersonaJudge;
-use persona_model::{CausalLm, Gpt2};
+use persona_model::CausalLm;
 use persona_train::evaluate;
 
 use crate::progress::counting_bar;
@@ -204,14 +204,12 @@ pub fn of_one_length(pairs: &[EncodedPair]) -> Vec<EncodedPair> {
 /// # Errors
 /// The model's.
 pub fn reward_accuracy(
-    policy: Gpt2,
-    reference: &Gpt2,
-    pairs: Vec<EncodedPair>,
+    policy: impl CausalLm,
+    pairs: &[ReferencedPair],
     beta: f64,
     batch: usize,
 ) -> Result<(f64, f64)> {
-    let pairs = reference_log_probs(reference, pairs, batch, None)?;
-    let values = evaluate(&PreferenceLoss::sigmoid(beta).on(policy), &pairs, batch)?;
+    let values = evaluate(&PreferenceLoss::sigmoid(beta).on(policy), pairs, batch)?;
     let value =
         |name: &str| values.iter().find(|(found, _)| found == name).map_or(f64::NAN, |(_, value)| *value);
     Ok((value("rewards/accuracies"), value("rewards/margins")))

@@ -4,28 +4,29 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use persona_align::{PreferenceLoss, reference_log_probs_of};
+use anyhow::{Context, Result, ensure};
+use persona_align::{PreferenceLoss, reference_log_probs, reference_log_probs_of};
 use persona_data::{
     BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, Highlight, PromptKind, PromptSet,
     SpecialTokens, Task, TextTokenizer,
 };
 use persona_infer::Strategy;
 use persona_metrics::PersonaJudge;
-use persona_model::{CausalLm, Gpt2, Gpt2Config, Model};
+use persona_model::{CausalLm, Model};
 use persona_train::{Evaluator, NextToken, Objective, TrainConfig};
 use serde::Serialize;
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::data::{self, Data};
 use crate::judge::{ConsistencyEvaluator, Judge};
+use crate::models::{Models, System};
 use crate::pairs;
 use crate::progress::Interrupt;
-use crate::recipe::{ModelRecipe, Recipe};
+use crate::recipe::{AlignRecipe, ModelRecipe, Recipe};
 use crate::report::Report;
 use crate::results::{self, Control, Measured};
 use crate::systems::{self, SystemReplies};
-use crate::training::{TrainingFolder, fresh_model};
+use crate::training::{TrainingFolder, keep_chat_format};
 use crate::workspace::{Start, Workspace, digest};
 
 /// How a run ended.
@@ -44,32 +45,33 @@ pub enum Run {
 /// The first of any part; what was finished before stays.
 pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> Result<Run> {
     let began = Instant::now();
-    if let ModelRecipe::Folder { chat, lora, .. } = &recipe.model {
+    if let ModelRecipe::Folder { folder, .. } = &recipe.model {
         ensure!(
-            chat.is_none() && lora.is_none(),
-            "`model.chat` and `model.lora`: this program trains a GPT-2 whole; such a recipe is for --dry-run, and for \
-             programs on persona-train and persona-align, which train adapters"
+            folder.is_dir(),
+            "`model.folder`: {} is not there; a recipe's paths start where the program does",
+            folder.display()
         );
     }
     Workspace::check(&recipe.out, text, start)?;
     let device = persona_model::device(&recipe.device)?;
-    let prompts = prompt_set(&recipe.prompts)?;
+    let prompts = recipe.prompt_set()?;
     let judge = recipe.judge.as_ref().map(|judge| Judge::load(&judge.folder, device)).transpose()?;
     let mut data = data::load(recipe, judge.as_ref())?;
-    let (tokenizer, given, positions, workspace);
-    match &recipe.model {
-        ModelRecipe::Folder { folder, .. } => {
-            tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
-            let (model, report) = Gpt2::load(folder, device, Kind::Float)?;
-            tokenizer.check_vocabulary(model.limits().vocabulary)?;
-            data.facts.push(("starting model".to_owned(), report.to_string()));
-            (given, positions) = (Some(model), Gpt2Config::from_folder(folder)?.n_positions);
-            workspace = open(recipe, text, start, &data)?;
-        }
-        ModelRecipe::Fresh { vocabulary, positions: places, .. } => {
+    let (mut models, loaded) = Models::load(recipe, device)?;
+    data.facts.extend(loaded.map(|loaded| ("starting model".to_owned(), loaded)));
+    let (tokenizer, positions, workspace);
+    match (&recipe.model, models.limits()) {
+        (ModelRecipe::Fresh { vocabulary, positions: places, .. }, _) => {
             workspace = open(recipe, text, start, &data)?;
             tokenizer = data::tokenizer(&workspace, &prompts, &data.train, *vocabulary)?;
-            (given, positions) = (None, *places);
+            positions = *places;
+        }
+        (ModelRecipe::Folder { folder, .. }, limits) => {
+            let limits = limits.context("a model of a folder is loaded")?;
+            tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
+            tokenizer.check_vocabulary(limits.vocabulary)?;
+            positions = limits.positions;
+            workspace = open(recipe, text, start, &data)?;
         }
     }
     let options =
@@ -86,7 +88,6 @@ pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> 
         workspace,
         encoder,
         encoding,
-        given,
         data,
         samples,
         judge,
@@ -95,7 +96,7 @@ pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> 
         began,
         facts: Vec::new(),
     };
-    Ok(path.follow()?.map_or(Run::Interrupted, |report| Run::Finished(Box::new(report))))
+    Ok(path.follow(&mut models)?.map_or(Run::Interrupted, |report| Run::Finished(Box::new(report))))
 }
 
 /// The run's folder, with the parts of the data in it.
@@ -175,8 +176,6 @@ struct PalPath<'a> {
     encoder: ExampleEncoder,
     /// Everything by which a text becomes tokens, for digests.
     encoding: String,
-    /// The recipe's model as loaded, until the first training takes it.
-    given: Option<Gpt2>,
     data: Data,
     samples: Samples,
     judge: Option<Judge>,
@@ -188,62 +187,61 @@ struct PalPath<'a> {
 
 impl PalPath<'_> {
     /// All parts in order; nothing when a training was interrupted.
-    fn follow(&mut self) -> Result<Option<Report>> {
+    fn follow(&mut self, models: &mut Models<'_>) -> Result<Option<Report>> {
         let recipe = self.recipe;
         let (train, valid) = self.encode("plain", &[Task::Plain])?;
-        let objective = NextToken::new(self.start()?);
-        let Some(plain) = self.train("plain", objective, &recipe.plain, &train, &valid)? else {
+        let mut plain = models.start(self.encoder.tokenizer(), recipe.plain.precision)?;
+        let objective = NextToken::new(models.choose(&mut plain)?);
+        if !self.train("plain", objective, &recipe.plain, &train, &valid)? {
             return Ok(None);
-        };
-        let plain = plain.into_model();
+        }
 
         let (train, valid) = self.encode("stage 1", &Task::MIXED)?;
         let unigram = results::unigram_losses(&train, &valid, self.encoder.tokenizer().vocab_size());
-        let mut objective = NextToken::new(self.start()?);
+        let mut stage1 = models.start(self.encoder.tokenizer(), recipe.stage1.train.precision)?;
+        let mut objective = NextToken::new(models.choose(&mut stage1)?);
         if let Some(weights) = recipe.stage1.task_weights {
             objective = objective.weight(Task::Selection, weights.selection)?;
             objective = objective.weight(Task::Generation, weights.generation)?;
         }
-        let Some(stage1) = self.train("stage1", objective, &recipe.stage1.train, &train, &valid)? else {
+        if !self.train("stage1", objective, &recipe.stage1.train, &train, &valid)? {
             return Ok(None);
-        };
-        let mut stage1 = stage1.into_model();
+        }
 
-        let (pairs, fact) = self.pairs("pairs", &self.samples.pairs, &stage1)?;
-        let (held_out, held_out_fact) = self.pairs("held_out_pairs", &self.samples.valid, &stage1)?;
+        let model = models.choose(&mut stage1)?;
+        let (pairs, fact) = self.pairs("pairs", &self.samples.pairs, model)?;
+        let (held_out, held_out_fact) = self.pairs("held_out_pairs", &self.samples.valid, model)?;
         self.facts.extend([fact, held_out_fact]);
-        let batch = recipe.align.train.micro_batch_size;
+        let AlignRecipe { beta, train: config, .. } = &recipe.align;
         // As a reference the model computes like the policy; as a system, as it was trained.
-        let precision = stage1.precision();
-        stage1.set_precision(recipe.align.train.precision);
+        stage1.set_precision(config.precision);
+        let reference = models.choose(&mut stage1)?;
         let score = |name: &str, pairs| {
             let cache = self.workspace.path(&pairs::reference_file(name));
             let tokenizer = self.encoder.tokenizer().fingerprint();
-            reference_log_probs_of(&stage1, pairs, batch, &cache, &tokenizer)
+            reference_log_probs_of(&*reference, pairs, config.micro_batch_size, &cache, &tokenizer)
         };
         let referenced = score("pairs", pairs)?;
         let valid = score("held_out_pairs", held_out.clone())?;
-        let objective = PreferenceLoss::sigmoid(recipe.align.beta).on(stage1.copy(Kind::Float)?);
-        let Some(pal) = self.train("align", objective, &recipe.align.train, &referenced, &valid)? else {
+        let mut pal = models.go_on_from(&stage1, config.precision)?;
+        let objective = PreferenceLoss::sigmoid(*beta).on(models.choose(&mut pal)?);
+        if !self.train("align", objective, config, &referenced, &valid)? {
             return Ok(None);
-        };
-        let pal = pal.into_model();
-
-        let controls = self.controls(&pal, &stage1, held_out)?;
-        stage1.set_precision(precision);
-        let mut systems = vec![
-            self.replies("plain fine-tuning", &plain, Strategy::NotSelect)?,
-            self.replies("stage 1 only", &stage1, Strategy::Select)?,
-            self.replies("PAL", &pal, Strategy::Select)?,
-        ];
-        for &strategy in &recipe.report.strategies {
-            systems.push(self.replies(
-                &format!("PAL, {}", systems::strategy_name(strategy)),
-                &pal,
-                strategy,
-            )?);
         }
-        let facts = [self.data.facts.clone(), std::mem::take(&mut self.facts), self.machine(&pal)].concat();
+
+        let controls = self.controls(models, [&mut pal, &mut stage1], held_out)?;
+        stage1.set_precision(recipe.stage1.train.precision);
+        let mut systems = vec![
+            self.replies("plain fine-tuning", models.choose(&mut plain)?, Strategy::NotSelect)?,
+            self.replies("stage 1 only", models.choose(&mut stage1)?, Strategy::Select)?,
+        ];
+        let model = models.choose(&mut pal)?;
+        systems.push(self.replies("PAL", model, Strategy::Select)?);
+        for &strategy in &recipe.report.strategies {
+            let name = format!("PAL, {}", systems::strategy_name(strategy));
+            systems.push(self.replies(&name, model, strategy)?);
+        }
+        let facts = [self.data.facts.clone(), std::mem::take(&mut self.facts), self.machine(model)].concat();
         let measured = Measured {
             systems: &systems,
             test: &self.samples.test,
@@ -255,17 +253,6 @@ impl PalPath<'_> {
         let report = results::report(self.recipe, self.text, &self.workspace, measured)?;
         report.write(&self.recipe.out)?;
         Ok(Some(report))
-    }
-
-    /// A model to start from.
-    fn start(&mut self) -> Result<Gpt2> {
-        if let Some(model) = self.given.take() {
-            return Ok(model);
-        }
-        if let ModelRecipe::Folder { folder, .. } = &self.recipe.model {
-            return Ok(Gpt2::load(folder, self.device, Kind::Float)?.0);
-        }
-        fresh_model(&self.recipe.model, self.encoder.tokenizer(), self.recipe.seed, self.device)
     }
 
     /// The training and the validation examples.
@@ -280,19 +267,19 @@ impl PalPath<'_> {
     }
 
     /// The digest of what is made by a model with these settings from some data.
-    fn inputs(&self, model: &Gpt2, made: impl Serialize) -> Result<String> {
+    fn inputs(&self, model: &dyn CausalLm, made: impl Serialize) -> Result<String> {
         digest(&(&self.encoding, format!("{:?}", model.precision()), model.fingerprint()?, made))
     }
 
-    /// Trains in a folder of its own, and writes the model with its tokenizer; nothing when it was interrupted.
-    fn train<O: Objective<Model = Gpt2>>(
-        &mut self,
+    /// Trains in a folder of its own, and writes the model with its tokenizer; false when it was interrupted.
+    fn train<O: Objective<Model: CausalLm + Sized>>(
+        &self,
         name: &str,
         objective: O,
         config: &TrainConfig,
         train: &[O::Item],
         valid: &[O::Item],
-    ) -> Result<Option<O>> {
+    ) -> Result<bool> {
         let folder = self.workspace.path(name);
         let recipe = self.recipe;
         let watched = config.early_stopping.as_ref().map_or("", |stopping| stopping.metric.as_str());
@@ -305,10 +292,14 @@ impl PalPath<'_> {
             }
             _ => None,
         };
-        let evaluator = evaluator.as_mut().map(|evaluator| evaluator as &mut dyn Evaluator<Gpt2>);
+        let evaluator = evaluator.as_mut().map(|evaluator| evaluator as &mut dyn Evaluator<O::Model>);
         let tokenizer = self.encoder.tokenizer();
         let place = TrainingFolder { name, folder: &folder, tokenizer, interrupt: self.interrupt };
-        place.train(objective, config, (train, valid), evaluator)
+        let finished = place.train(objective, config, (train, valid), evaluator)?.is_some();
+        if finished {
+            keep_chat_format(self.encoder.prompts(), &folder.join("model"))?;
+        }
+        Ok(finished)
     }
 
     /// Pairs of these examples, encoded, and a fact about them. The files of the run are called by the name.
@@ -316,7 +307,7 @@ impl PalPath<'_> {
         &self,
         name: &str,
         examples: &[Example],
-        model: &Gpt2,
+        model: &dyn CausalLm,
     ) -> Result<(Vec<persona_data::EncodedPair>, (String, String))> {
         let (rejected, mut decode) = (self.recipe.align.rejected, self.recipe.decode);
         decode.temperature = self.recipe.align.rejected_temperature.unwrap_or(decode.temperature);
@@ -334,8 +325,8 @@ impl PalPath<'_> {
     /// Reward accuracy on the held-out pairs and on the controls.
     fn controls(
         &mut self,
-        pal: &Gpt2,
-        stage1: &Gpt2,
+        models: &mut Models<'_>,
+        [pal, stage1]: [&mut System; 2],
         held_out: Vec<persona_data::EncodedPair>,
     ) -> Result<Vec<Control>> {
         let swapped = pairs::swapped(&self.samples.valid, &self.data.labeller, &self.encoder)?;
@@ -347,6 +338,7 @@ impl PalPath<'_> {
             ("held-out pairs of one length", pairs::of_one_length(&held_out)),
             ("gold against gold of a swapped persona", swapped),
         ];
+        let reference = models.choose(stage1)?.fingerprint()?;
         let mut controls = Vec::new();
         for (name, pairs) in sets {
             if pairs.is_empty() {
@@ -356,13 +348,13 @@ impl PalPath<'_> {
             let name = name.to_owned();
             let tokens: Vec<_> =
                 pairs.iter().map(|pair| (&pair.prompt, &pair.chosen, &pair.rejected)).collect();
-            let inputs = self.inputs(pal, (stage1.fingerprint()?, tokens))?;
+            let inputs = self.inputs(models.choose(pal)?, (&reference, tokens))?;
             let file = format!("controls/{}.json", name.replace(' ', "_"));
             let control = self.workspace.cached(&file, &inputs, || {
-                let batch = self.recipe.align.train.micro_batch_size;
-                let policy = pal.copy(Kind::Float)?;
-                let (accuracy, margin) =
-                    pairs::reward_accuracy(policy, stage1, pairs, self.recipe.align.beta, batch)?;
+                let AlignRecipe { beta, train: TrainConfig { micro_batch_size: batch, .. }, .. } =
+                    self.recipe.align;
+                let pairs = reference_log_probs(&*models.choose(stage1)?, pairs, batch, None)?;
+                let (accuracy, margin) = pairs::reward_accuracy(models.choose(pal)?, &pairs, beta, batch)?;
                 Ok(Control { name, pairs: count, accuracy, margin })
             })?;
             controls.push(control);
@@ -370,7 +362,7 @@ impl PalPath<'_> {
         Ok(controls)
     }
 
-    fn replies(&self, system: &str, model: &Gpt2, strategy: Strategy) -> Result<SystemReplies> {
+    fn replies(&self, system: &str, model: &dyn CausalLm, strategy: Strategy) -> Result<SystemReplies> {
         let inputs = self.inputs(model, (self.recipe.decode, strategy, &self.samples.test))?;
         let file = format!("replies/{}.json", system.replace([' ', ','], "_"));
         self.workspace.cached(&file, &inputs, || {
@@ -386,9 +378,13 @@ impl PalPath<'_> {
     }
 
     /// What ran where.
-    fn machine(&self, model: &Gpt2) -> Vec<(String, String)> {
+    fn machine(&self, model: &dyn CausalLm) -> Vec<(String, String)> {
+        let mut parameters = model.parameters().count().to_string();
+        if self.recipe.model.lora().is_some() {
+            parameters = format!("{parameters}, and {} in each adapter", model.trainable().count());
+        }
         let mut facts = vec![
-            ("parameters".to_owned(), model.parameters().count().to_string()),
+            ("parameters".to_owned(), parameters),
             ("device".to_owned(), format!("{:?}, {} threads", self.device, tch::get_num_threads())),
             ("seconds of this call".to_owned(), format!("{:.0}", self.began.elapsed().as_secs_f64())),
         ];

@@ -2,6 +2,7 @@
 //! and says what is wrong with a recipe.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod small_run;
 mod tiny_judge;
 
 use std::path::Path;
@@ -11,47 +12,9 @@ use persona_data::{Dialogue, Format, open, write_jsonl};
 use persona_examples::pipeline::{self, Run};
 use persona_examples::progress::Interrupt;
 use persona_examples::recipe::{EVALUATED, Recipe};
-use persona_examples::report::{Cell, Report};
+use persona_examples::report::Cell;
 use persona_examples::workspace::Start;
-
-fn recipe_text(folder: &Path, model: &str) -> String {
-    let train = "steps = 4\nbatch_size = 8\nmicro_batch_size = 4\nwarmup_steps = 1\ncheckpoint_every = 2\neval_every = 2\n";
-    format!(
-        "title = 'small'\nout = '{out}'\nseed = 3\ndevice = 'cpu'\nprompts = 'english'\n\
-         [data]\ntrain = '{data}'\nparts = [{{ fraction = 0.5 }}, {{ fraction = 0.2 }}, {{ fraction = 0.15 }}, 'rest']\n\
-         [data.examples]\nresponder = 'two'\nhistory_turns = 2\n\
-         [model]\n{model}\n[plain]\n{train}[stage1]\n{train}[align]\nbeta = 0.1\nexamples = 12\n[align.train]\n{train}\
-         [decode]\nmax_new_tokens = 12\n[report]\ntest_examples = 9\nvalid_examples = 10\nconversations = 1\n\
-         strategies = ['oracle', {{ random = 1 }}, {{ random = 2 }}]\n",
-        out = folder.join("out").display(),
-        data = folder.join("dialogues.jsonl").display(),
-    )
-}
-
-const FRESH: &str = "vocabulary = 400\npositions = 384\nhidden = 16\nlayers = 1\nheads = 2\ndropout = 0.0";
-
-/// Sixteen of the dialogues that ship with the examples, eight turns of each.
-fn dialogues(folder: &Path) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/spc_valid_480.jsonl.gz");
-    let mut dialogues: Vec<Dialogue> =
-        open(path, Format::Jsonl).unwrap().take(16).collect::<Result<_, _>>().unwrap();
-    dialogues.iter_mut().for_each(|dialogue| dialogue.turns.truncate(8));
-    write_jsonl(folder.join("dialogues.jsonl"), &dialogues).unwrap();
-}
-
-fn load(folder: &Path, model: &str) -> (Recipe, String) {
-    let path = folder.join("recipe.toml");
-    std::fs::write(&path, recipe_text(folder, model)).unwrap();
-    Recipe::load(&path).unwrap()
-}
-
-fn finish(folder: &Path, model: &str) -> Report {
-    let (recipe, text) = load(folder, model);
-    match pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap() {
-        Run::Finished(report) => *report,
-        Run::Interrupted => panic!("nobody interrupted it"),
-    }
-}
+use small_run::{FRESH, dialogues, finish, load, recipe_text};
 
 #[test]
 fn a_judge_labels_scores_and_stops_early() {

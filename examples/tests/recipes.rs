@@ -56,12 +56,12 @@ fn every_shipped_recipe_is_read_and_dry_run() {
                 assert!((dry.trainings[1].memory.weights - expected).abs() < 1.0);
                 let ModelRecipe::Folder { lora: Some(lora), .. } = &recipe.model else { panic!("a LoRA") };
                 assert_eq!((lora.r, lora.alpha), (16, 32.0));
-                // What the program does not train it refuses, before anything is read or written.
+                // Without the base it is for a dry run: it is refused before anything is written.
                 let folder = tempfile::tempdir().unwrap();
                 let recipe = Recipe { out: folder.path().join("out"), ..recipe };
                 let error =
                     pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err();
-                assert!(format!("{error:#}").contains("`model.lora`"), "{error:#}");
+                assert!(format!("{error:#}").contains("`model.folder`"), "{error:#}");
                 assert!(!recipe.out.exists());
             }
             "demo" | "scratch" => assert_eq!(dry.trainings[2].examples, 800),

@@ -13,13 +13,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use persona_data::{EncodeOptions, ExampleEncoder, PromptSet, SpecialTokens, TextTokenizer};
-use persona_model::{CausalLm, load_causal_lm};
+use persona_model::{CausalLm, load_with_adapter};
 use tch::{Device, Kind};
+
+use crate::training::in_chat_format;
 
 /// The folder of the model that ships with the examples.
 pub const SHIPPED: &str = "examples/persona-mini";
 
-/// Loads the model of a folder with an encoder for prompts as long as the model reads.
+/// Loads the model of a folder, or an adapter and the base that it names, with an encoder for prompts as long as the model reads.
 ///
 /// # Errors
 /// A folder that is not there, with what makes one; those of model and tokenizer.
@@ -38,8 +40,9 @@ pub fn load(
             folder.display()
         );
     }
-    let (model, _) = load_causal_lm(folder, device, Kind::Float)
+    let (model, _) = load_with_adapter(folder, device, Kind::Float.into())
         .with_context(|| format!("loading the model in {}", folder.display()))?;
+    let prompts = &in_chat_format(prompts.clone(), folder)?;
     let tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
     tokenizer.check_vocabulary(model.limits().vocabulary)?;
     let options = EncodeOptions { max_length: model.limits().positions, ..EncodeOptions::default() };

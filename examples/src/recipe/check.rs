@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use persona_align::RejectedFrom;
-use persona_data::Target;
+use persona_data::{ChatFormat, Target};
 
-use super::{AlignRecipe, ModelRecipe, Recipe, refuse_places};
+use super::{AlignRecipe, LoraRecipe, ModelRecipe, Recipe, refuse_places};
 use crate::judge::ConsistencyEvaluator;
 use crate::systems::strategy_name;
 
@@ -57,6 +57,10 @@ impl Recipe {
         let configs = [&self.plain, &self.stage1.train, &self.align.train];
         for ((name, measured), config) in EVALUATED.iter().zip(configs) {
             config.validate().with_context(|| format!("`{name}`"))?;
+            ensure!(
+                config.lora_plus_ratio.is_none() || self.model.lora().is_some(),
+                "`{name}.lora_plus_ratio` is for an adapter; say which in `model.lora`, or leave it out"
+            );
             if let Some(stopping) = &config.early_stopping {
                 let metric = stopping.metric.as_str();
                 if ConsistencyEvaluator::NAMES.contains(&metric) {
@@ -140,11 +144,21 @@ impl Recipe {
 }
 
 impl ModelRecipe {
-    /// Checks a fresh model's sizes.
+    /// Checks a fresh model's sizes, or the adapter on a folder's.
     ///
     /// # Errors
     /// Names the key.
     pub fn validate(&self) -> Result<()> {
+        if let Some(chat) = self.chat() {
+            ChatFormat::builtin(chat).context("`model.chat`")?;
+        }
+        if let Some(LoraRecipe { r, alpha, dropout, targets }) = self.lora() {
+            ensure!((1..=1 << 16).contains(r), "`model.lora.r` is {r}; a rank is 1 to {}", 1 << 16);
+            ensure!(alpha.is_finite(), "`model.lora.alpha` is {alpha}; it must be a number");
+            let within = (0.0..1.0).contains(dropout);
+            ensure!(within, "`model.lora.dropout` is {dropout}; it lies in 0 to 1, without 1");
+            ensure!(!targets.is_empty(), "`model.lora.targets` is empty; name linear layers of the model");
+        }
         let Self::Fresh { vocabulary, positions, hidden, layers, heads, dropout } = *self else {
             return Ok(());
         };
@@ -239,6 +253,35 @@ mod tests {
             let message = message(from, to);
             assert!(message.contains(key), "{to}: {message}");
         }
+    }
+
+    #[test]
+    fn an_adapter_sits_on_a_folder_and_has_sensible_sizes() {
+        let (before, rest) = SCRATCH.split_once("[model]").unwrap();
+        let (_, after) = rest.split_once("[plain]").unwrap();
+        let parse = |model: &str, plain: &str| {
+            Recipe::parse(&format!("{before}[model]\n{model}\n[plain]\n{plain}\n{after}"))
+        };
+        let lora = "lora = { r = 4, alpha = 8.0, targets = ['c_attn'] }";
+        let recipe = parse(&format!("folder = 'x'\n{lora}"), "lora_plus_ratio = 16.0").unwrap();
+        assert_eq!(recipe.model.lora().unwrap().dropout, 0.0);
+        for (model, key) in [
+            (lora.to_owned(), "`model.lora` belongs to `model.folder`"),
+            (format!("folder = 'x'\n{}", lora.replace("r = 4", "r = 0")), "`model.lora.r`"),
+            (format!("folder = 'x'\n{}", lora.replace("8.0", "inf")), "`model.lora.alpha`"),
+            (format!("folder = 'x'\n{}", lora.replace("['c_attn']", "[]")), "`model.lora.targets`"),
+            (
+                format!("folder = 'x'\n{}", lora.replace("r = 4", "r = 4, dropout = 1.0")),
+                "`model.lora.dropout`",
+            ),
+            (format!("folder = 'x'\n{}", lora.replace("r = 4", "rank = 4")), "rank"),
+            ("folder = 'x'\nchat = 'llama9'".to_owned(), "`model.chat`"),
+        ] {
+            let error = format!("{:#}", parse(&model, "").unwrap_err());
+            assert!(error.contains(key), "{model}: {error}");
+        }
+        let error = format!("{:#}", parse("folder = 'x'", "lora_plus_ratio = 16.0").unwrap_err());
+        assert!(error.contains("`plain.lora_plus_ratio`"), "{error}");
     }
 
     #[test]

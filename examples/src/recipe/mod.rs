@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use persona_align::{PairOptions, RejectedFrom};
-use persona_data::{EntailmentRule, ExampleOptions, Format, Target};
+use persona_data::{ChatFormat, EntailmentRule, ExampleOptions, Format, PromptSet, Target};
 use persona_infer::{DecodeConfig, Strategy};
+use persona_model::Precision;
 use persona_train::TrainConfig;
 use serde::{Deserialize, Serialize};
+use tch::Kind;
 
 pub use check::EVALUATED;
 pub use model::{LoraRecipe, ModelRecipe, PublishedShape};
 
 use crate::judge::SHIPPED;
+use crate::pipeline::prompt_set;
 use crate::workspace::{Workspace, lies_in};
 
 /// Everything that a run of the PAL path follows from.
@@ -276,5 +279,30 @@ impl Recipe {
         recipe.decode.seed = recipe.seed;
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    /// The prompts, in the chat format of `model.chat` where it names one.
+    ///
+    /// # Errors
+    /// The set's; a chat format for a set that has one of its own.
+    pub fn prompt_set(&self) -> Result<PromptSet> {
+        let set = prompt_set(&self.prompts)?;
+        let Some(chat) = self.model.chat() else { return Ok(set) };
+        ensure!(
+            *set.chat() == ChatFormat::builtin("none")?,
+            "`model.chat` is `{chat}`, and the prompts of {} have the chat format `{}` already; leave one out",
+            self.prompts,
+            set.chat().name()
+        );
+        set.with_chat(ChatFormat::builtin(chat)?).context("`model.chat`")
+    }
+
+    /// The kind in which the starting model is held: an adapter's base, which is not trained, in bfloat16 where every
+    /// training computes in it; float32 otherwise.
+    #[must_use]
+    pub fn base_kind(&self) -> Kind {
+        let trainings = [&self.plain, &self.stage1.train, &self.align.train];
+        let halved = trainings.iter().all(|training| training.precision == Precision::Bf16);
+        if self.model.lora().is_some() && halved { Kind::BFloat16 } else { Kind::Float }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use persona_model::Gpt2Config;
+use persona_model::{Gpt2Config, LoraConfig};
 use serde::{Deserialize, Serialize};
 
 /// The starting model: a folder in the Hugging Face layout, or a fresh GPT-2 with a tokenizer trained on the data.
@@ -16,7 +16,7 @@ pub enum ModelRecipe {
         /// The published model that it is to hold, for a dry run before it is there.
         #[serde(skip_serializing_if = "Option::is_none")]
         like: Option<PublishedShape>,
-        /// The chat format around prompts: `llama3`.
+        /// The chat format around prompts, by its name in persona-data: `llama3`.
         #[serde(skip_serializing_if = "Option::is_none")]
         chat: Option<String>,
         /// The adapter that is trained; absent for the whole model.
@@ -59,6 +59,9 @@ pub struct LoraRecipe {
     pub r: usize,
     /// The scale is `alpha / r`.
     pub alpha: f64,
+    /// The share of a layer's inputs that is dropped before the adapter in training; 0 where it is left out.
+    #[serde(default)]
+    pub dropout: f64,
     /// The linear layers that it sits on, by the ends of their names.
     pub targets: Vec<String>,
 }
@@ -119,7 +122,28 @@ impl TryFrom<ModelTable> for ModelRecipe {
     }
 }
 
+impl LoraRecipe {
+    /// The adapter as persona-model makes it.
+    #[must_use]
+    pub fn config(&self) -> LoraConfig {
+        let targets: Vec<&str> = self.targets.iter().map(String::as_str).collect();
+        LoraConfig { lora_dropout: self.dropout, ..LoraConfig::on(&targets, self.r, self.alpha) }
+    }
+}
+
 impl ModelRecipe {
+    /// The adapter that is trained, where it is not the whole model.
+    #[must_use]
+    pub fn lora(&self) -> Option<&LoraRecipe> {
+        if let Self::Folder { lora, .. } = self { lora.as_ref() } else { None }
+    }
+
+    /// The name of the chat format around prompts, where there is one.
+    #[must_use]
+    pub fn chat(&self) -> Option<&str> {
+        if let Self::Folder { chat, .. } = self { chat.as_deref() } else { None }
+    }
+
     /// The configuration of a fresh model with this vocabulary; nothing for a folder.
     #[must_use]
     pub fn config(&self, vocabulary: usize) -> Option<Gpt2Config> {
