@@ -76,7 +76,8 @@ pub fn run(recipe: &Recipe, text: &str, start: Start, interrupt: &Interrupt) -> 
     }
     let options =
         EncodeOptions { max_length: positions, bad_examples: BadExamples::Drop, ..EncodeOptions::default() };
-    let encoder = ExampleEncoder::new(&tokenizer, &prompts, options)?;
+    let encoder = ExampleEncoder::new(&tokenizer, &prompts, options)
+        .with_context(|| format!("`prompts` and `model.chat`: the format `{}`", prompts.chat().name()))?;
     let samples = Samples::draw(recipe, &encoder, &mut data)?;
     for (name, fact) in &data.facts {
         println!("{name:>22} {fact}");

@@ -17,7 +17,10 @@ use persona_examples::systems::{SystemReplies, reply_to_all};
 use persona_examples::workspace::Start;
 use persona_examples::{chat, data, pairs};
 use persona_infer::Strategy;
-use persona_model::{Gpt2, Gpt2Config, Llama, LlamaConfig, Model, read_tensors};
+use persona_model::{
+    Gpt2, Gpt2Config, Llama, LlamaConfig, LoadOptions, Model, load_causal_lm, load_causal_lm_with,
+    read_tensors,
+};
 use serde_json::{Value, json};
 use small_run::{dialogues, finish, load, recipe_text};
 use tch::{Device, Kind};
@@ -214,7 +217,7 @@ fn a_killed_run_of_adapters_on_a_gpt2_ends_in_the_same_bytes() {
     let before = files(base.path());
     let model = adapted(base.path(), "r = 2, alpha = 4.0, dropout = 0.2, targets = ['c_attn']", "");
     let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let settings = "learning_rate = 0.02\nprecision = 'bf16'";
+    let settings = "learning_rate = 0.02\nprecision = 'bf16'\ngradient_checkpointing = true";
     let [left_alone, continued] = [whole.path(), killed.path()].map(|folder| {
         dialogues(folder);
         recipe(folder, &model, settings)
@@ -262,6 +265,74 @@ fn a_killed_run_of_adapters_on_a_gpt2_ends_in_the_same_bytes() {
     }
 }
 
+/// The shipped recipe's own settings, with smaller numbers: bfloat16, gradient checkpointing, LoRA+, given parts.
+#[test]
+fn the_shipped_recipe_for_llama_trains_a_small_one() {
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    let base = folder.path().join("base");
+    llama(&base);
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let dialogues = std::fs::read_to_string(place("dialogues.jsonl")).unwrap();
+    let lines: Vec<&str> = dialogues.lines().collect();
+    for (name, lines) in [("train", &lines[..8]), ("valid", &lines[8..13]), ("test", &lines[13..])] {
+        std::fs::write(place(name), lines.join("\n") + "\n").unwrap();
+    }
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/llama31_8b_lora.toml");
+    let mut text = std::fs::read_to_string(shipped).unwrap();
+    for (from, to) in [
+        ("target/pal-llama31-8b", place("out").as_str()),
+        ("data/personachat/train_self_original.txt", &place("train")),
+        ("data/personachat/valid_self_original.txt", &place("valid")),
+        ("data/personachat/test_self_original.txt", &place("test")),
+        ("models/llama-3.1-8b-instruct", &base.display().to_string()),
+        ("device = \"auto\"", "device = \"cpu\""),
+        ("{ examples = 6500 }", "{ examples = 10 }"),
+        ("steps = 768 ", "steps = 2 "),
+        ("steps = 1539 ", "steps = 2 "),
+        ("steps = 153 ", "steps = 2 "),
+        ("batch_size = 256", "batch_size = 16"),
+        ("\nbatch_size = 128", "\nbatch_size = 16"),
+        ("warmup_steps = 100", "warmup_steps = 0"),
+        ("max_new_tokens = 40", "max_new_tokens = 6"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let path = folder.path().join("recipe.toml");
+    std::fs::write(&path, text).unwrap();
+    let report = run(&Recipe::load(&path).unwrap());
+    let (_, started) = report.facts.iter().find(|(name, _)| name == "starting model").unwrap();
+    assert!(started.contains("held in BFloat16"), "{started}");
+    let first = report.checks.iter().find(|check| check.name == "Stage 2: first loss").unwrap();
+    assert!(first.holds, "{first:?}");
+}
+
+#[test]
+fn a_llama_is_trained_whole_and_a_base_in_four_bits_is_read_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    dialogues(folder.path());
+    let base = folder.path().join("base");
+    llama(&base);
+    let whole = format!("folder = '{}'\nchat = 'llama3'", base.display());
+    let report = run(&recipe(folder.path(), &whole, "learning_rate = 1e-3"));
+    let first = report.checks.iter().find(|check| check.name == "Stage 2: first loss").unwrap();
+    assert!(first.holds, "{first:?}");
+    let (model, _) =
+        load_causal_lm(&folder.path().join("out/align/model"), Device::Cpu, Kind::Float).unwrap();
+    let (start, _) = load_causal_lm(&base, Device::Cpu, Kind::Float).unwrap();
+    assert_ne!(model.fingerprint().unwrap(), start.fingerprint().unwrap());
+
+    let (quantized, _) = load_causal_lm_with(&base, Device::Cpu, LoadOptions::nf4(Kind::Float)).unwrap();
+    quantized.save(&base).unwrap();
+    std::fs::remove_dir_all(folder.path().join("out")).unwrap();
+    let adapter = adapted(&base, "r = 4, alpha = 8.0, targets = ['q_proj']", "chat = 'llama3'");
+    let report = run(&recipe(folder.path(), &adapter, "learning_rate = 0.02"));
+    let (_, started) = report.facts.iter().find(|(name, _)| name == "starting model").unwrap();
+    assert!(started.contains("in NF4"), "{started}");
+    assert_eq!(report.table.rows.len(), 7);
+}
+
 #[test]
 fn what_an_adapter_cannot_be_is_named_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -288,6 +359,6 @@ fn what_an_adapter_cannot_be_is_named_before_anything_is_written() {
     // A chat format whose control tokens the tokenizer does not have.
     let good = "r = 2, alpha = 4.0, targets = ['c_attn']";
     let error = message(&adapted(&base, good, "chat = 'llama3'"));
-    assert!(error.contains("chat format") && error.contains("<|begin_of_text|>"), "{error}");
+    assert!(error.contains("`model.chat`") && error.contains("<|begin_of_text|>"), "{error}");
     assert_eq!(finish(folder.path(), &adapted(&base, good, "")).table.rows.len(), 7);
 }
