@@ -88,7 +88,8 @@ pub fn card(recipe: &PretrainRecipe, measured: &Measured) -> Result<String> {
         text,
         "## How it was made\n\n```console\n$ {command}\n```\n\n\
          `recipe.toml` beside this card is the recipe, `log.jsonl` the training's log, `curves.svg` its curves. From the \
-         same seed, files and libtorch on one kind of CPU with one number of threads it is the same bytes.\n\n\
+         same seed, files, libtorch and version of this project, on one kind of CPU with one number of threads, it is the same \
+         bytes.\n\n\
          | source | dialogues | held out | turns | with brackets | alone | SHA-256 of the file |\n\
          |---|---|---|---|---|---|---|\n",
         command = measured.command
