@@ -216,14 +216,14 @@ mod blocked {
                     let (line, panel) = (part / groups * high, part % groups * wide);
                     let column = (begin + panel) * COLUMNS;
                     let end = columns.min((begin + (panel + wide).min(count)) * COLUMNS);
-                    let (some, width) = (high.min(lines - line), end - column);
+                    let (height, width) = (high.min(lines - line), end - column);
                     let (rows, stride, row, place, across) = match to.transposed {
-                        true => (width, lines, column, line, some),
-                        false => (some, columns, line, column, width),
+                        true => (width, lines, column, line, height),
+                        false => (height, columns, line, column, width),
                     };
                     let part = Part {
                         a: first.at(line, 0),
-                        lines: some,
+                        lines: height,
                         // SAFETY: the panel is one of those that were packed.
                         b: unsafe { packed.at(panel * units * COLUMNS) },
                         held: units,
