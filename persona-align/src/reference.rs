@@ -217,7 +217,7 @@ pub(crate) fn batch_of<'a>(
     pairs: impl Iterator<Item = &'a EncodedPair>,
     model: &dyn CausalLm,
 ) -> Result<TargetBatch> {
-    let mut builder = TargetBatchBuilder::default();
+    let mut builder = TargetBatchBuilder::for_model(model, false);
     for pair in pairs {
         builder.prompt(&pair.prompt, &[&pair.chosen, &pair.rejected]);
     }

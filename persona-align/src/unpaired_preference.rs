@@ -85,7 +85,7 @@ pub fn unpaired_reference_log_probs(
         .collect();
     let cache = cache.map(|path| Cache { path, tokenizer: None });
     let sums: Vec<[f32; 2]> = cached(reference, &referenced, micro_batch_size, cache, digest, |part| {
-        let mut builder = TargetBatchBuilder::default();
+        let mut builder = TargetBatchBuilder::for_model(reference, false);
         for item in part {
             builder.prompt(&item.reply.prompt, &[&item.reply.reply, &item.mismatched]);
         }
@@ -157,7 +157,7 @@ impl<M: CausalLm> UnpairedPreference<M> {
     }
 
     fn sums<'a>(&self, targets: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Result<Tensor> {
-        let mut builder = TargetBatchBuilder::default();
+        let mut builder = TargetBatchBuilder::for_model(&self.policy, false);
         for (prompt, target) in targets {
             builder.prompt(prompt, &[target]);
         }

@@ -103,7 +103,7 @@ pub fn score_targets(
     let _no_grad = tch::no_grad_guard();
     let mut scores = Vec::with_capacity(examples.len());
     for part in examples.chunks(batch_size.max(1)) {
-        let mut builder = TargetBatchBuilder::default();
+        let mut builder = TargetBatchBuilder::for_model(model, false);
         for example in part {
             builder.prompt(&example.source, &[&example.target]);
         }

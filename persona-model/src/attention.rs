@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{Batch, Context, Row, causal_mask};
+use crate::batch::{Batch, Context, Row, causal_mask, continued};
 use crate::cache::{LayerCache, Shared};
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -164,11 +164,14 @@ fn row_by_row(
     for (at, row) in batch.rows().iter().enumerate() {
         let (key, value, mask) = match (row.context, cache.as_deref_mut()) {
             (Context::None, _) => (heads_first(&keys[at])?, heads_first(&values[at])?, None),
-            (Context::Row(of), _) => (
-                heads_first(&Tensor::f_cat(&[&keys[of], &keys[at]], 0)?)?,
-                heads_first(&Tensor::f_cat(&[&values[of], &values[at]], 0)?)?,
-                batch.masks[at].as_ref().map(Tensor::shallow_clone),
-            ),
+            (Context::Row(_), _) => {
+                let rows: Vec<usize> = continued(batch.rows(), row).into_iter().chain([at]).collect();
+                let whole = |parts: &[Tensor]| -> Result<Tensor> {
+                    let parts: Vec<&Tensor> = rows.iter().map(|&row| &parts[row]).collect();
+                    heads_first(&Tensor::f_cat(&parts, 0)?)
+                };
+                (whole(&keys)?, whole(&values)?, batch.masks[at].as_ref().map(Tensor::shallow_clone))
+            }
             (Context::Cached(cached), Some(cache)) => {
                 let shared = cache.shared(cached);
                 let key =

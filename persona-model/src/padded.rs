@@ -1,13 +1,15 @@
 //! Attention over all rows at once, side by side with padding: for devices on which a kernel a row costs more.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::Settings;
-use crate::batch::{Context, Row};
+use crate::batch::{Context, Row, continued};
 use crate::error::Result;
 
-/// Where the tokens of a batch stand when its rows lie side by side. Rows alone and rows that continue others, which are
-/// shorter and see more, are a group each.
+/// Where the tokens of a batch stand when its rows lie side by side. Rows that continue others are shorter and see more: each
+/// number of rows continued has a group of its own.
 #[derive(Debug)]
 pub(crate) struct Padded {
     groups: Vec<Group>,
@@ -30,13 +32,13 @@ struct Group {
 impl Padded {
     /// For rows without a cache. `causal` says whether a token sees what is after it in its row.
     pub(crate) fn new(rows: &[Row], causal: bool, device: Device) -> Result<Self> {
-        let alone = |row: &&Row| row.context == Context::None;
         let mut back = vec![0; rows.iter().map(|row| row.len).sum()];
         let (mut groups, mut end) = (Vec::new(), 0);
-        for members in [
-            rows.iter().filter(alone).collect::<Vec<_>>(),
-            rows.iter().filter(|row| !alone(row)).collect::<Vec<_>>(),
-        ] {
+        let mut by_depth: BTreeMap<usize, Vec<&Row>> = BTreeMap::new();
+        for row in rows {
+            by_depth.entry(continued(rows, row).len()).or_default().push(row);
+        }
+        for members in by_depth.into_values() {
             let Some(width) = members.iter().map(|row| row.len).max() else { continue };
             for (at, row) in members.iter().enumerate() {
                 for token in 0..row.len {
@@ -69,12 +71,8 @@ impl Group {
         let (mut queries, mut keys) = (Vec::new(), Vec::new());
         for row in members {
             let own = row.start..row.start + row.len;
-            let before = match row.context {
-                Context::Row(of) => {
-                    rows.get(of).map_or(0..0, |prefix| prefix.start..prefix.start + prefix.len)
-                }
-                Context::None | Context::Cached(_) => 0..0,
-            };
+            let before = continued(rows, row).into_iter().filter_map(|of| rows.get(of));
+            let before = before.flat_map(|row| row.start..row.start + row.len);
             let padded = |tokens: &mut Vec<i64>, from: usize, to: usize| {
                 tokens.resize(tokens.len() + to - from, 0);
             };

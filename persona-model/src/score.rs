@@ -1,8 +1,11 @@
 //! Per-token scores of targets: what every loss, perplexity and preference is made of.
 
+mod layout;
+
 use tch::{Device, Kind, Reduction, Tensor};
 
-use crate::batch::{Batch, BatchBuilder, Limits};
+use self::layout::{Text, lay_out};
+use crate::batch::{Batch, Limits};
 use crate::error::{Error, Result};
 use crate::language_model::CausalLm;
 
@@ -74,65 +77,71 @@ impl TargetTokens {
 /// Collects prompts and targets of a [`TargetBatch`].
 #[derive(Debug, Default)]
 pub struct TargetBatchBuilder {
-    batch: BatchBuilder,
-    predicted_at: Vec<i64>,
-    ids: Vec<i64>,
-    lens: Vec<usize>,
-    sequence: usize,
+    texts: Vec<Text>,
+    share: bool,
     problem: Option<String>,
 }
 
 impl TargetBatchBuilder {
+    /// For a model that will read the batch with this `train`. Prompts that begin alike, as those of one template, persona
+    /// or conversation do, then compute that beginning once, where no dropout is drawn (every prompt has its own) and the
+    /// model is on the CPU. Losses and gradients are those of separate prompts but for rounding.
+    #[must_use]
+    pub fn for_model(model: &(impl CausalLm + ?Sized), train: bool) -> Self {
+        // On CUDA rows that continue others take a slower kernel of attention; which weighs more has not been measured.
+        let share = model.device() == Device::Cpu && !(train && model.has_dropout());
+        Self { share, ..Self::default() }
+    }
+
     /// Adds a prompt and the targets that continue it, each to be scored. The prompt is computed once for all of them;
     /// the last token of a target is predicted and never read.
     pub fn prompt(&mut self, prompt: &[u32], targets: &[&[u32]]) {
         if prompt.is_empty() || targets.is_empty() || targets.iter().any(|target| target.is_empty()) {
+            let at = self.texts.len();
             self.problem.get_or_insert_with(|| {
-                format!("sequence {}: a prompt and its targets need at least one token each", self.sequence)
+                format!("prompt {at}: it and its targets need at least one token each")
             });
             return;
         }
-        let start = self.batch.tokens();
-        let last = (start + prompt.len() - 1) as i64;
-        if let [target] = targets {
-            let row = [prompt, &target[..target.len() - 1]].concat();
-            self.batch.row(&row);
-            self.target(target, last, start + prompt.len());
-        } else {
-            let prefix = self.batch.row(prompt);
-            for target in targets {
-                let from = self.batch.tokens();
-                if target.len() > 1 {
-                    self.batch.continuation(prefix, &target[..target.len() - 1]);
-                }
-                self.target(target, last, from);
-            }
-        }
-    }
-
-    /// Notes where a target's tokens are predicted: the first by the prompt's last token, the others by their
-    /// predecessors, which stand from `from` on.
-    fn target(&mut self, target: &[u32], prompt_end: i64, from: usize) {
-        self.predicted_at.push(prompt_end);
-        self.predicted_at.extend((0..target.len() - 1).map(|at| (from + at) as i64));
-        self.ids.extend(target.iter().map(|&id| i64::from(id)));
-        self.lens.push(target.len());
-        self.sequence += 1;
+        let targets = targets.iter().map(|target| target.to_vec()).collect();
+        self.texts.push(Text { prompt: prompt.to_vec(), targets });
     }
 
     /// Checks everything and puts it on a device.
     ///
     /// # Errors
-    /// As [`BatchBuilder::build`]; [`Error::Batch`] for an empty prompt or target, [`Error::Vocabulary`] for a target id
-    /// that the model does not have.
+    /// [`Error::Batch`] for no prompt, an empty prompt or target; [`Error::Vocabulary`] for an id that the model does not
+    /// have and [`Error::TooLong`], both with the prompt's number.
     pub fn build(self, limits: Limits, device: Device) -> Result<TargetBatch> {
         if let Some(problem) = self.problem {
             return Err(Error::Batch(problem));
         }
+        for (row, Text { prompt, targets }) in self.texts.iter().enumerate() {
+            let longest = targets.iter().map(Vec::len).max().unwrap_or(0);
+            let (length, positions) = (prompt.len() + longest.saturating_sub(1), limits.positions);
+            if length > positions {
+                return Err(Error::TooLong { row, length, positions });
+            }
+            let mut ids = prompt.iter().chain(targets.iter().flatten());
+            if let Some(&id) = ids.find(|&&id| id as usize >= limits.vocabulary) {
+                return Err(Error::Vocabulary { id, row, vocabulary: limits.vocabulary });
+            }
+        }
+        let (batch, places) = lay_out(&self.texts, self.share);
+        let (mut predicted_at, mut ids, mut lens) = (Vec::new(), Vec::new(), Vec::new());
+        for (text, place) in self.texts.iter().zip(&places) {
+            for (target, &from) in text.targets.iter().zip(&place.targets) {
+                // The first token by the prompt's last one, the others by their predecessors.
+                predicted_at.push(place.prompt_end as i64);
+                predicted_at.extend((from..from + target.len() - 1).map(|token| token as i64));
+                ids.extend(target.iter().map(|&id| i64::from(id)));
+                lens.push(target.len());
+            }
+        }
         Ok(TargetBatch {
-            batch: self.batch.build(limits, device)?,
-            predicted_at: Tensor::f_from_slice(&self.predicted_at)?.f_to_device(device)?,
-            targets: TargetTokens::new(&self.ids, self.lens, limits, device)?,
+            batch: batch.build(limits, device)?,
+            predicted_at: Tensor::f_from_slice(&predicted_at)?.f_to_device(device)?,
+            targets: TargetTokens::new(&ids, lens, limits, device)?,
         })
     }
 }

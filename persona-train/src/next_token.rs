@@ -74,7 +74,7 @@ impl<M: CausalLm> Objective for NextToken<M> {
     }
 
     fn evaluate(&self, items: &[&EncodedExample], train: bool) -> Result<Contribution> {
-        let mut builder = TargetBatchBuilder::default();
+        let mut builder = TargetBatchBuilder::for_model(&self.model, train);
         for item in items {
             builder.prompt(&item.source, &[&item.target]);
         }

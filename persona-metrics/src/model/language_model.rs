@@ -123,7 +123,7 @@ impl LanguageModel for CausalScorer {
             if places.is_empty() {
                 continue;
             }
-            let mut builder = TargetBatchBuilder::default();
+            let mut builder = TargetBatchBuilder::for_model(self.model.as_ref(), false);
             for Ids { prompt, target } in places.iter().filter_map(|&place| ids.get(place)) {
                 builder.prompt(prompt, &[target]);
             }

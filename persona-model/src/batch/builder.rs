@@ -18,9 +18,9 @@ impl BatchBuilder {
         self.push(ids, Context::None, 0)
     }
 
-    /// Adds a row that continues an earlier row of this batch, and returns its index.
+    /// Adds a row that continues an earlier row of this batch, which may continue another one, and returns its index.
     pub fn continuation(&mut self, of: usize, ids: &[u32]) -> usize {
-        let past = self.rows.get(of).map_or(0, |row| row.len);
+        let past = self.rows.get(of).map_or(0, |row| row.past + row.len);
         self.push(ids, Context::Row(of), past)
     }
 
@@ -46,7 +46,7 @@ impl BatchBuilder {
     ///
     /// # Errors
     /// [`Error::Vocabulary`] and [`Error::TooLong`] with the row; [`Error::Batch`] for no rows, an empty row, and a
-    /// continuation of a row that is not there or that itself continues another.
+    /// continuation of a row that is not there or that continues a cache.
     pub fn build(self, limits: Limits, device: Device) -> Result<Batch> {
         if self.rows.is_empty() {
             return Err(Error::Batch("no rows".to_owned()));
@@ -61,10 +61,10 @@ impl BatchBuilder {
                 }
             }
             if let Context::Row(of) = row.context
-                && !self.rows.get(of).is_some_and(|prefix| of < at && prefix.context == Context::None)
+                && !self.rows.get(of).is_some_and(|row| of < at && !matches!(row.context, Context::Cached(_)))
             {
                 return Err(Error::Batch(format!(
-                    "row {at} continues row {of}, which must be an earlier row without a context"
+                    "row {at} continues row {of}, which must be an earlier row that continues no cache"
                 )));
             }
         }

@@ -22,7 +22,7 @@ use crate::padded::Padded;
 pub enum Context {
     /// Nothing.
     None,
-    /// The whole of an earlier row of this batch, which itself has no context.
+    /// The whole of an earlier row of this batch, and what that one continues in it.
     Row(usize),
     /// What the cache holds of this cache row; the new tokens are appended to it.
     Cached(usize),
@@ -50,6 +50,19 @@ impl Row {
             Context::Cached(_) => self.past == 0,
         }
     }
+}
+
+/// The rows that one continues, by their indices, the first of its text first.
+pub(crate) fn continued<'r>(rows: &'r [Row], mut row: &'r Row) -> Vec<usize> {
+    let mut before = Vec::new();
+    while let Context::Row(of) = row.context
+        && let Some(prefix) = rows.get(of)
+    {
+        before.push(of);
+        row = prefix;
+    }
+    before.reverse();
+    before
 }
 
 /// Tokens of several rows in one line, with their positions and who attends to whom.

@@ -36,30 +36,27 @@ struct Scratch {
     of_values: Vec<f32>,
 }
 
-fn for_each_part(groups: &[Vec<Span>], heads: usize, run: &(dyn Fn(&[Span], usize, &mut Scratch) + Sync)) {
+fn for_each_part(parts: &[&[Span]], heads: usize, run: &(dyn Fn(&[Span], usize, &mut Scratch) + Sync)) {
     thread_local! {
         static SCRATCH: RefCell<Scratch> = RefCell::default();
     }
-    threads::for_each(groups.len() * heads, &|part| {
-        SCRATCH.with_borrow_mut(|scratch| run(&groups[part / heads], part % heads, scratch));
+    threads::for_each(parts.len() * heads, &|part| {
+        SCRATCH.with_borrow_mut(|scratch| run(parts[part / heads], part % heads, scratch));
     });
 }
 
 /// Copies the tokens that a row sees: `[S, W]`.
-fn gather(from: Place, head: usize, span: Span, width: usize, to: &mut Vec<f32>) {
+fn gather(from: Place, head: usize, span: &Span, width: usize, to: &mut Vec<f32>) {
     to.clear();
-    let (first, count) = span.before;
-    for token in (first..first + count).chain(span.start..span.start + span.len) {
+    for token in span.tokens() {
         // SAFETY: spans lie within the tokens of the tensor, each of which has W numbers a head.
         to.extend_from_slice(unsafe { std::slice::from_raw_parts(from.at(token, head), width) });
     }
 }
 
 /// Adds what belongs to the tokens that a row sees to where they lie.
-fn scatter(from: &[f32], to: Place, head: usize, span: Span, width: usize) {
-    let (first, count) = span.before;
-    let tokens = (first..first + count).chain(span.start..span.start + span.len);
-    for (token, from) in tokens.zip(from.chunks_exact(width)) {
+fn scatter(from: &[f32], to: Place, head: usize, span: &Span, width: usize) {
+    for (token, from) in span.tokens().zip(from.chunks_exact(width)) {
         // SAFETY: as in `gather`; no other thread has this head of these tokens.
         let to = unsafe { std::slice::from_raw_parts_mut(to.at(token, head).cast_mut(), width) };
         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
@@ -115,10 +112,10 @@ struct Block {
 }
 
 impl Block {
-    fn all(span: Span, causal: bool) -> impl Iterator<Item = Self> {
+    fn all(span: &Span, causal: bool) -> impl Iterator<Item = Self> {
         (0..span.len).step_by(QUERIES).map(move |first| {
             let count = (span.len - first).min(QUERIES);
-            let causal_from = causal.then_some(span.before.1 + first);
+            let causal_from = causal.then_some(span.past + first);
             Self { first, count, causal_from, keys: causal_from.map_or(span.keys(), |seen| seen + count) }
         })
     }
@@ -138,8 +135,9 @@ pub(super) fn forward(
 ) -> Result<()> {
     let (Some(output), Some(sums)) = (Output::of(output), Output::of(sums)) else { return Err(unread()) };
     let Shape { heads, key_heads, width, scale, causal, precision, .. } = shape;
-    for_each_part(groups, key_heads, &|spans, key_head, scratch| {
-        for &span in spans {
+    let rows: Vec<&[Span]> = groups.iter().flat_map(|group| group.chunks(1)).collect();
+    for_each_part(&rows, key_heads, &|spans, key_head, scratch| {
+        for span in spans {
             let seen = span.keys();
             gather(k, key_head, span, width, &mut scratch.keys);
             gather(v, key_head, span, width, &mut scratch.values);
@@ -213,8 +211,9 @@ pub(super) fn backward(
     let Shape { tokens, heads, key_heads, width, scale, causal, precision } = shape;
     let Some(sums) = Numbers::of(sums).and_then(Numbers::float) else { return Err(unread()) };
     assert_eq!(sums.len(), tokens * heads);
-    for_each_part(groups, key_heads, &|spans, key_head, scratch| {
-        for &span in spans {
+    let groups: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
+    for_each_part(&groups, key_heads, &|spans, key_head, scratch| {
+        for span in spans {
             let seen = span.keys();
             gather(k, key_head, span, width, &mut scratch.keys);
             gather(v, key_head, span, width, &mut scratch.values);

@@ -7,13 +7,15 @@
 #[allow(unsafe_code)]
 mod kernels;
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use super::Output;
 use super::matrix::Precision;
 use crate::attention::Settings;
 use crate::autograd;
-use crate::batch::{Context, Row};
+use crate::batch::{Context, Row, continued};
 use crate::error::{Error, Result};
 
 /// The queries, keys and values of N tokens, in float32.
@@ -55,17 +57,23 @@ impl Place {
 }
 
 /// A row and the tokens that it continues.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Span {
     start: usize,
     len: usize,
-    /// First token and number of what is continued.
-    before: (usize, usize),
+    /// How many tokens are continued.
+    past: usize,
+    /// The tokens that are seen: those continued, and the row's own.
+    seen: Vec<Range<usize>>,
 }
 
 impl Span {
-    fn keys(self) -> usize {
-        self.before.1 + self.len
+    fn keys(&self) -> usize {
+        self.past + self.len
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = usize> {
+        self.seen.iter().cloned().flatten()
     }
 }
 
@@ -155,26 +163,23 @@ fn unread() -> Error {
     Error::Batch("attention over tensors in a form that was not expected".to_owned())
 }
 
-/// Rows that share tokens, which one thread takes at once; None for rows that continue a cache.
+/// Rows that share tokens, which one thread takes at once where it adds to them; None for rows that continue a cache.
 fn groups(rows: &[Row], tokens: usize) -> Option<Vec<Vec<Span>>> {
     let mut groups: Vec<Vec<Span>> = Vec::new();
     let mut of_row: Vec<usize> = Vec::with_capacity(rows.len());
     for row in rows {
-        let before = match row.context {
-            Context::None => (0, 0),
-            Context::Cached(_) if row.past == 0 => (0, 0),
-            Context::Row(of) => rows.get(of).map(|row| (row.start, row.len))?,
-            Context::Cached(_) => return None,
-        };
-        let span = Span { start: row.start, len: row.len, before };
-        if before.1 + row.len != row.past + row.len || row.start + row.len > tokens {
-            return None;
-        }
         let group = match row.context {
             Context::Row(of) => *of_row.get(of)?,
-            _ => groups.len(),
+            Context::Cached(_) if row.past > 0 => return None,
+            Context::None | Context::Cached(_) => groups.len(),
         };
         of_row.push(group);
+        let before = continued(rows, row).into_iter().filter_map(|of| rows.get(of));
+        let seen: Vec<_> = before.chain([row]).map(|row| row.start..row.start + row.len).collect();
+        let span = Span { start: row.start, len: row.len, past: row.past, seen };
+        if span.tokens().count() != span.keys() || row.start + row.len > tokens {
+            return None;
+        }
         match groups.get_mut(group) {
             Some(group) => group.push(span),
             None => groups.push(vec![span]),
@@ -225,9 +230,10 @@ mod tests {
             let part = |x: &Tensor| {
                 let own = x.narrow(0, row.start as i64, row.len as i64);
                 let whole = match row.context {
-                    Context::Row(of) => {
-                        let before = &rows[of];
-                        Tensor::cat(&[x.narrow(0, before.start as i64, before.len as i64), own], 0)
+                    Context::Row(_) => {
+                        let before = continued(rows, row).into_iter().map(|of| &rows[of]);
+                        let part = |row: &Row| x.narrow(0, row.start as i64, row.len as i64);
+                        Tensor::cat(&before.map(part).chain([own]).collect::<Vec<_>>(), 0)
                     }
                     _ => own,
                 };
@@ -286,6 +292,15 @@ mod tests {
         let alone = [row(0, 1, None), row(1, 17, None), row(18, 200, None)];
         let shared =
             [row(0, 30, None), row(30, 5, Some((0, 30))), row(35, 1, Some((0, 30))), row(36, 12, None)];
+        // Two rows of the third generation, one of the second, and one that stands alone between them.
+        let tree = [
+            row(0, 40, None),
+            row(40, 110, Some((0, 40))),
+            row(150, 7, None),
+            row(157, 5, Some((1, 150))),
+            row(162, 9, Some((0, 40))),
+            row(171, 1, Some((1, 150))),
+        ];
         for kind in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
             for causal in [true, false] {
                 check(&alone, (3, 3, 20), causal, kind);
@@ -293,6 +308,8 @@ mod tests {
             }
             check(&shared, (3, 3, 20), true, kind);
             check(&shared, (4, 1, 33), true, kind);
+            check(&tree, (3, 3, 20), true, kind);
+            check(&tree, (4, 2, 64), true, kind);
         }
     }
 
