@@ -314,7 +314,10 @@ fn measured(recipe: &Recipe, text: &str) -> Result<[Load; 3]> {
         EncodeOptions { max_length: positions, bad_examples: BadExamples::Drop, ..EncodeOptions::default() };
     let encoder = ExampleEncoder::new(&tokenizer, &prompts, options)?;
     let lengths = |examples: &[persona_data::Example], tasks: &[Task]| -> Result<(usize, Lengths)> {
-        let (encoded, _) = encoder.encode_all(examples, tasks)?;
+        let (mut encoded, _) = encoder.encode_all(examples, tasks)?;
+        if *tasks == Task::MIXED {
+            recipe.stage1.thinned(&mut encoded, examples, recipe.seed)?;
+        }
         ensure!(!encoded.is_empty(), "no example fits the model; give it more positions");
         let mean = |length: fn(&EncodedExample) -> usize| {
             encoded.iter().map(|example| length(example) as f64).sum::<f64>() / encoded.len() as f64

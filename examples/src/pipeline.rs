@@ -197,14 +197,13 @@ impl PalPath<'_> {
             return Ok(None);
         }
 
-        let (train, valid) = self.encode("stage 1", &Task::MIXED)?;
+        let (mut train, valid) = self.encode("stage 1", &Task::MIXED)?;
+        if let Some(fact) = recipe.stage1.thinned(&mut train, &self.data.train, recipe.seed)? {
+            self.facts.push(("stage 1 answers".to_owned(), fact));
+        }
         let unigram = results::unigram_losses(&train, &valid, self.encoder.tokenizer().vocab_size());
         let mut stage1 = models.start(self.encoder.tokenizer(), recipe.stage1.train.precision)?;
-        let mut objective = NextToken::new(models.choose(&mut stage1)?);
-        if let Some(weights) = recipe.stage1.task_weights {
-            objective = objective.weight(Task::Selection, weights.selection)?;
-            objective = objective.weight(Task::Generation, weights.generation)?;
-        }
+        let objective = recipe.stage1.weighted(NextToken::new(models.choose(&mut stage1)?))?;
         if !self.train("stage1", objective, &recipe.stage1.train, &train, &valid)? {
             return Ok(None);
         }

@@ -210,6 +210,16 @@ fn every_system_is_measured_and_a_stopped_experiment_ends_in_the_same_bytes() {
     // A seed's replies and their judgements by either, pairs, and an alignment.
     assert_eq!(again.len(), 2 * (2 + 2 + 1 + 1), "{planned}");
 
+    // Other test examples are others, and reach what is measured on them alone.
+    let others = text.replace("test = 5", "test = 4\ntest_skip = 5");
+    let planned = experiment::dry_run(&load(folder, &others).0).unwrap();
+    let again = planned
+        .lines()
+        .filter(|line| line.contains("  to make  "))
+        .map(|line| line.split_whitespace().nth(1).unwrap_or_default());
+    let again: std::collections::BTreeSet<&str> = again.collect();
+    assert_eq!(again.into_iter().collect::<Vec<_>>(), ["judgements", "replies"], "{planned}");
+
     // What a change does not reach stays.
     finish(folder, &text.replace("beta = 0.1", "beta = 0.2"));
     let changed = cells(folder);
@@ -240,6 +250,43 @@ fn stop_in_a_training(recipe: &ExperimentRecipe, text: &str) {
     });
     assert!(matches!(experiment::run(recipe, text, None, &interrupt).unwrap(), Run::Stopped));
     watcher.join().unwrap();
+}
+
+#[test]
+fn answers_none_are_thinned_and_pairs_made_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_data(folder);
+    let text = recipe_text(folder)
+        .replace(SYSTEMS, "'pal', 'only_generation'")
+        .replace("revised = ['prompting', 'pal']\n", "")
+        .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("[stage1]\n", "[stage1]\nnone_kept = 0.0\n")
+        .replace("beta = 0.1\n", "beta = 0.1\nrejected = { worst_of = 2 }\nrejected_temperature = 1.0\n");
+    finish(folder, &text);
+    let entries = std::fs::read_dir(folder.join("out/cells")).unwrap().map(|entry| entry.unwrap().path());
+    let told: String =
+        entries.map(|path| std::fs::read_to_string(path.join("cell.json")).unwrap_or_default()).collect();
+    assert!(told.contains("the worst of 2 under the judge"), "{told}");
+    assert!(told.contains("selection examples without a description left out"), "{told}");
+    // What the settings reach is made again without them, and nothing else.
+    let plain = text.replace("none_kept = 0.0\n", "");
+    let planned = experiment::dry_run(&load(folder, &plain).0).unwrap();
+    let line = |what: &str| planned.lines().find(|line| line.ends_with(what)).unwrap().to_owned();
+    assert!(line("stage 1").contains("to make"), "{planned}");
+    assert!(line("stage 1, generation alone").contains("cached"), "{planned}");
+    let history = text.replace("rejected = { worst_of = 2 }\n", "");
+    let planned = experiment::dry_run(&load(folder, &history).0).unwrap();
+    let line = |what: &str| planned.lines().find(|line| line.ends_with(what)).unwrap().to_owned();
+    assert!(line("stage 1").contains("cached") && line("pairs by stage 1").contains("to make"), "{planned}");
+    // The small judge finds no description in any reply that pairs are made of.
+    let (recipe, described) = load(folder, &text.replace("[judge]", "[pairs]\nkeep_none = false\n[judge]"));
+    let error = experiment::run(&recipe, &described, None, &Interrupt::default()).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("no pair is left") && error.contains("6 to which no description applies"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -290,6 +337,9 @@ fn the_shipped_recipes_are_good() {
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let (recipe, _) = ExperimentRecipe::load(&recipes.join("personachat.toml"), None).unwrap();
     assert_eq!((recipe.systems.len(), recipe.seeds.len(), recipe.align.kept().len()), (12, 3, 4));
+    let described = recipes.join("personachat_described.toml");
+    let (described, _) = ExperimentRecipe::load(&described, None).unwrap();
+    assert_eq!((described.stage1.none_kept, described.pairs.keep_none), (Some(0.2), false));
     let (small, text) = ExperimentRecipe::load(&recipes.join("experiment_small.toml"), None).unwrap();
     assert!(small.data.valid.is_none() && text.contains("[sizes]"));
     // Its data ship too; with them it can be listed. Paths start at the root of the workspace.
@@ -322,6 +372,8 @@ fn a_bad_recipe_names_what_is_wrong() {
         ("[align.train]\n", "[align.train]\nprecision = 'bf16'\n", "`align.train.precision`"),
         ("beta = 0.1", "beta = 0.0", "`align.beta`"),
         ("test = 5", "test = 0", "`sizes.test`"),
+        ("[stage1]\n", "[stage1]\nnone_kept = -0.5\n", "`stage1.none_kept`"),
+        ("beta = 0.1", "beta = 0.1\nrejected = { worst_of = 3 }", "`align.rejected`"),
         ("choose = 0.5", "choose = 1.0", "`data.choose`"),
         ("valid = 'valid.jsonl'\n", "", "`data`"),
         ("heads = 2", "heads = 3", "`model.heads`"),

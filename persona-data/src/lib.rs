@@ -56,7 +56,7 @@ pub use dialogue::{Dialogue, Example, ExampleOptions, Responder, Role, Speaker, 
 pub use encode::{
     BadExamples, BpeOptions, EncodeOptions, EncodeReport, EncodedExample, EncodedPair, EncodedPrompt,
     EncodedText, EncoderTokenizer, ExampleEncoder, LabelledText, Lengths, PairReport, SpecialTokens, Task,
-    TaskReport, TextTokenizer, WordPieceOptions, train_byte_level_bpe, train_wordpiece,
+    TaskReport, TextTokenizer, WordPieceOptions, thin_none, train_byte_level_bpe, train_wordpiece,
 };
 pub use error::{Error, Place, Result};
 pub use label::{LabelReport, Labeller, OverlapLabeller, label_dialogues};

@@ -259,16 +259,17 @@ impl Parts {
     /// Never of these types.
     pub(super) fn keys(&self, recipe: &ExperimentRecipe) -> Result<[String; 5]> {
         let (sizes, data) = (recipe.sizes, &recipe.data);
-        let key = |dialogues: &Vec<Dialogue>, size: Option<usize>| {
-            digest(&(dialogues, &data.examples, size, data.seed))
+        let key = |dialogues: &Vec<Dialogue>, size: Option<usize>, skip: usize| {
+            let made_from = (dialogues, &data.examples, size, data.seed);
+            if skip > 0 { digest(&(made_from, skip)) } else { digest(&made_from) }
         };
         let [train, valid1, choose, test] = &self.dialogues;
         Ok([
-            key(train, sizes.train)?,
-            key(valid1, sizes.pairs)?,
-            key(choose, sizes.choose)?,
-            key(test, sizes.test)?,
-            key(self.revised.as_ref().unwrap_or(test), sizes.test)?,
+            key(train, sizes.train, 0)?,
+            key(valid1, sizes.pairs, 0)?,
+            key(choose, sizes.choose, 0)?,
+            key(test, sizes.test, sizes.test_skip)?,
+            key(self.revised.as_ref().unwrap_or(test), sizes.test, sizes.test_skip)?,
         ])
     }
 
@@ -276,18 +277,23 @@ impl Parts {
     #[must_use]
     pub(super) fn drawn(&self, recipe: &ExperimentRecipe) -> Drawn {
         let (sizes, data) = (recipe.sizes, &recipe.data);
-        let draw = |dialogues: &[Dialogue], size: Option<usize>| {
+        let skipped = |dialogues: &[Dialogue], size: Option<usize>, skip: usize| {
             let all: Vec<Example> =
                 dialogues.iter().flat_map(|dialogue| dialogue.examples(&data.examples)).collect();
-            sample(&all, size.unwrap_or(usize::MAX), data.seed)
+            let mut drawn =
+                sample(&all, size.map_or(usize::MAX, |size| size.saturating_add(skip)), data.seed);
+            drawn.drain(..skip.min(drawn.len()));
+            drawn
         };
+        let draw = |dialogues: &[Dialogue], size: Option<usize>| skipped(dialogues, size, 0);
+        let test_of = |dialogues: &[Dialogue]| skipped(dialogues, sizes.test, sizes.test_skip);
         let [train, valid1, choose, test] = &self.dialogues;
         Drawn {
             train: draw(train, sizes.train),
             valid1: draw(valid1, sizes.pairs),
             choose: draw(choose, sizes.choose),
-            test: draw(test, sizes.test),
-            revised: self.revised.as_ref().map(|revised| draw(revised, sizes.test)),
+            test: test_of(test),
+            revised: self.revised.as_ref().map(|revised| test_of(revised)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use persona_align::{PreferenceLoss, RejectedFrom, read_pairs, reference_log_probs_of, write_pairs};
+use persona_align::{PreferenceLoss, read_pairs, reference_log_probs_of, write_pairs};
 use persona_data::{EncodedExample, EncodedPair, Example, ExampleEncoder, Task};
 use persona_infer::Strategy;
 use persona_metrics::{Judgement, PersonaJudge};
@@ -115,13 +115,19 @@ impl Lab<'_> {
     }
 
     fn train(&self, cell: &Cell, from: ModelAt, tasks: &[Task], config: &TrainConfig) -> Result<Made> {
-        let (train, report) = self.encoder.encode_all(&self.examples.train, tasks)?;
+        let (mut train, report) = self.encoder.encode_all(&self.examples.train, tasks)?;
         ensure!(!train.is_empty(), "no training example fits the model; give it more positions");
         let (valid, _) = self.encoder.encode_all(&self.examples.choose, tasks)?;
+        let stage1 = &self.recipe.stage1;
+        // A share of a task that is not learned is no share of anything.
+        let thinned = if tasks.contains(&Task::Selection) {
+            stage1.thinned(&mut train, &self.examples.train, config.seed)?
+        } else {
+            None
+        };
         let mut objective = NextToken::new(self.model(from)?);
-        if let (Some(weights), true) = (self.recipe.stage1.task_weights, tasks.len() > 1) {
-            objective = objective.weight(Task::Selection, weights.selection)?;
-            objective = objective.weight(Task::Generation, weights.generation)?;
+        if tasks.len() > 1 {
+            objective = stage1.weighted(objective)?;
         }
         let folder = self.store.cell(cell.kind, &cell.key);
         let done = self.place(cell, &folder).train(objective, config, (&train, &valid), None)?;
@@ -131,7 +137,7 @@ impl Lab<'_> {
                 counts.examples, counts.examples_cut, counts.dropped
             )
         };
-        let words: Vec<String> = report.tasks.iter().map(of_task).collect();
+        let words: Vec<String> = report.tasks.iter().map(of_task).chain(thinned).collect();
         let examples = ("examples".to_owned(), words.join(", "));
         Ok(done.map(|_| vec![examples, epochs(config, train.len())]))
     }
@@ -143,9 +149,9 @@ impl Lab<'_> {
         let examples = [&self.examples.valid1, &self.examples.choose];
         for (name, examples) in PAIR_FILES.into_iter().zip(examples) {
             let making = pairs::Making {
-                rejected: RejectedFrom::HistoryOnly,
-                judge: None,
-                decode: self.plan.decode(self.recipe, by),
+                rejected: self.recipe.align.rejected,
+                judge: Some(self.judge),
+                decode: self.plan.decode_rejected(self.recipe, by),
                 options: self.recipe.pairs,
             };
             let (made, report) = pairs::make(name, &model, self.encoder, making, examples)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use persona_align::RejectedFrom;
 use persona_data::{ChatFormat, Target};
 
@@ -86,16 +86,18 @@ impl Recipe {
                 "`judge.rule.threshold` is {threshold}; it lies in 0 to 1"
             );
         }
-        self.check_rejected()?;
+        let AlignRecipe { rejected, rejected_temperature, .. } = self.align;
+        check_rejected(rejected, rejected_temperature, self.decode.temperature)?;
+        if let (RejectedFrom::WorstOf(samples), None) = (rejected, &self.judge) {
+            bail!(
+                "`align.rejected`: the worst of {samples} needs a judge; name its folder in `judge.folder`"
+            );
+        }
         let similarity = self.pairs.similarity;
         ensure!((0.0..=1.0).contains(&similarity), "`pairs.similarity` is {similarity}; it lies in 0 to 1");
-        let weights = self.stage1.task_weights.map(|weights| [weights.selection, weights.generation]);
-        for (key, value) in ["stage1.task_weights.selection", "stage1.task_weights.generation", "align.beta"]
-            .into_iter()
-            .zip(weights.unwrap_or([1.0; 2]).into_iter().chain([self.align.beta]))
-        {
-            ensure!(value > 0.0 && value.is_finite(), "`{key}` is {value}; it must be above 0 and finite");
-        }
+        self.stage1.validate()?;
+        let beta = self.align.beta;
+        ensure!(beta > 0.0 && beta.is_finite(), "`align.beta` is {beta}; it must be above 0 and finite");
         self.decode.validate().context("`decode`")?;
         if let Some(expect) = &self.expect {
             let lengths = [("selection", expect.selection), ("generation", expect.generation)];
@@ -180,30 +182,26 @@ impl ModelRecipe {
     }
 }
 
-impl Recipe {
-    /// The worst of several replies needs a judge, and replies that differ.
-    fn check_rejected(&self) -> Result<()> {
-        let AlignRecipe { rejected, rejected_temperature, .. } = &self.align;
-        if let Some(temperature) = *rejected_temperature {
-            ensure!(
-                temperature.is_finite() && temperature >= 0.0,
-                "`align.rejected_temperature` is {temperature}; it is 0 (greedy) or above"
-            );
-        }
-        let RejectedFrom::WorstOf(samples) = *rejected else { return Ok(()) };
-        ensure!(samples > 1, "`align.rejected`: the worst of {samples}; give at least 2");
+/// The worst of several replies needs replies that differ. `temperature` is that of all other decoding.
+pub(crate) fn check_rejected(
+    rejected: RejectedFrom,
+    rejected_temperature: Option<f64>,
+    temperature: f64,
+) -> Result<()> {
+    if let Some(temperature) = rejected_temperature {
         ensure!(
-            self.judge.is_some(),
-            "`align.rejected`: the worst of {samples} needs a judge; name its folder in `judge.folder`"
+            temperature.is_finite() && temperature >= 0.0,
+            "`align.rejected_temperature` is {temperature}; it is 0 (greedy) or above"
         );
-        let temperature = rejected_temperature.unwrap_or(self.decode.temperature);
-        ensure!(
-            temperature > 0.0,
-            "`align.rejected`: {samples} replies to one prompt differ when they are drawn; give \
-             `align.rejected_temperature`, 1.0 for the model's own probabilities"
-        );
-        Ok(())
     }
+    let RejectedFrom::WorstOf(samples) = rejected else { return Ok(()) };
+    ensure!(samples > 1, "`align.rejected`: the worst of {samples}; give at least 2");
+    ensure!(
+        rejected_temperature.unwrap_or(temperature) > 0.0,
+        "`align.rejected`: {samples} replies to one prompt differ when they are drawn; give \
+         `align.rejected_temperature`, 1.0 for the model's own probabilities"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -244,6 +242,8 @@ mod tests {
             ("out = \"target/scratch\"", "out = \"\"", "`out`"),
             ("strategies = []", "strategies = [\"oracle\", \"oracle\"]", "`report.strategies`"),
             ("[pairs]", "task_weights = {}\n[pairs]", "selection"),
+            ("[pairs]", "none_kept = 1.5\n[pairs]", "`stage1.none_kept`"),
+            ("[pairs]", "none_kept = 'few'\n[pairs]", "few"),
             (
                 "[pairs]",
                 "task_weights = { selection = 0.0, generation = 1.0 }\n[pairs]",
@@ -344,9 +344,10 @@ mod tests {
 
     #[test]
     fn task_weights_stand_beside_the_settings_of_the_loop() {
-        let weights = "task_weights = { selection = 2.0, generation = 0.5 }\n[pairs]";
+        let weights = "task_weights = { selection = 2.0, generation = 0.5 }\nnone_kept = 0.25\n[pairs]";
         let recipe = Recipe::parse(&SCRATCH.replacen("[pairs]", weights, 1)).unwrap();
         assert_eq!(recipe.stage1.task_weights, Some(TaskWeights { selection: 2.0, generation: 0.5 }));
+        assert_eq!(recipe.stage1.none_kept, Some(0.25));
         let text = toml::to_string(&recipe).unwrap();
         assert!(text.contains("[stage1.task_weights]"), "{text}");
     }

@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use persona_align::{PairOptions, RejectedFrom};
-use persona_data::{ChatFormat, EntailmentRule, ExampleOptions, Format, PromptSet, Target};
+use persona_data::{
+    ChatFormat, EncodedExample, EntailmentRule, Example, ExampleOptions, Format, PromptSet, Target, Task,
+    thin_none,
+};
 use persona_infer::{DecodeConfig, Strategy};
-use persona_model::Precision;
-use persona_train::TrainConfig;
+use persona_model::{CausalLm, Precision};
+use persona_train::{NextToken, TrainConfig};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 pub use check::EVALUATED;
+pub(crate) use check::check_rejected;
 pub use model::{LoraRecipe, ModelRecipe, PublishedShape};
 
 use crate::judge::SHIPPED;
@@ -147,6 +151,9 @@ pub struct Stage1Recipe {
     /// Weights of the tasks' tokens in the loss; absent for 1 each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task_weights: Option<TaskWeights>,
+    /// The share that stays of the selection examples whose answer is that no description applies; absent for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub none_kept: Option<f64>,
     /// The loop.
     #[serde(flatten)]
     pub train: TrainConfig,
@@ -167,7 +174,42 @@ impl TryFrom<toml::Table> for Stage1Recipe {
 
     fn try_from(mut table: toml::Table) -> Result<Self, toml::de::Error> {
         let task_weights = table.remove("task_weights").map(toml::Value::try_into).transpose()?;
-        Ok(Self { task_weights, train: table.try_into()? })
+        let none_kept = table.remove("none_kept").map(toml::Value::try_into).transpose()?;
+        Ok(Self { task_weights, none_kept, train: table.try_into()? })
+    }
+}
+
+impl Stage1Recipe {
+    /// Checks what stands beside the loop's settings.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if let Some(TaskWeights { selection, generation }) = self.task_weights {
+            for (task, weight) in [("selection", selection), ("generation", generation)] {
+                let good = weight > 0.0 && weight.is_finite();
+                ensure!(good, "`stage1.task_weights.{task}` is {weight}; it must be above 0 and finite");
+            }
+        }
+        let kept = self.none_kept.unwrap_or(1.0);
+        ensure!((0.0..=1.0).contains(&kept), "`stage1.none_kept` is {kept}; it lies in 0 to 1");
+        Ok(())
+    }
+
+    /// Gives each task its weight.
+    pub(crate) fn weighted<M: CausalLm>(&self, objective: NextToken<M>) -> Result<NextToken<M>> {
+        let Some(weights) = self.task_weights else { return Ok(objective) };
+        let objective = objective.weight(Task::Selection, weights.selection)?;
+        Ok(objective.weight(Task::Generation, weights.generation)?)
+    }
+
+    /// Leaves out selection examples without an answer, as `none_kept` says; a fact about it where it says something.
+    pub(crate) fn thinned(
+        &self,
+        encoded: &mut Vec<EncodedExample>,
+        examples: &[Example],
+        seed: u64,
+    ) -> Result<Option<String>> {
+        let Some(kept) = self.none_kept else { return Ok(None) };
+        let left_out = thin_none(encoded, examples, kept, seed)?;
+        Ok(Some(format!("{left_out} selection examples without a description left out")))
     }
 }
 

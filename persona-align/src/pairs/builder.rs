@@ -124,6 +124,10 @@ impl<'a> PairBuilder<'a> {
         let mut asked = Vec::with_capacity(examples.len());
         let mut prompts = Vec::with_capacity(examples.len());
         for (at, (example, history)) in examples.iter().zip(histories).enumerate() {
+            if !self.options.keep_none && example.selected().is_none() {
+                report.none += 1;
+                continue;
+            }
             let Some(prompt) = self.prompt(examples, at, history)? else {
                 report.without_other += 1;
                 continue;
@@ -315,6 +319,26 @@ mod tests {
         let (pairs, report) =
             PairBuilder::history_only(&prompts, options).build(&examples(), &mut replies()).unwrap();
         assert_eq!((pairs.len(), report.empty), (4, 1));
+    }
+
+    #[test]
+    fn examples_to_which_nothing_applies_are_left_out_on_request() {
+        let mut examples = examples();
+        examples[1].relevant = Some(Vec::new());
+        let prompts = PromptSet::english().unwrap();
+        let build = |keep_none, replies: &[&'static str]| {
+            let options = PairOptions { keep_none, ..PairOptions::default() };
+            let mut generator = Fixed(replies.to_vec());
+            PairBuilder::history_only(&prompts, options).build(&examples, &mut generator).unwrap()
+        };
+        let (pairs, report) = build(true, &["a", "b", "c", "d"]);
+        assert_eq!((pairs.len(), report.none), (4, 0));
+        // Nothing is generated for those left out, and the others keep their replies.
+        let (pairs, report) = build(false, &["a", "c", "d"]);
+        let made: Vec<_> = pairs.iter().map(|pair| (pair.id.as_str(), pair.rejected.trim())).collect();
+        assert_eq!(made, [("d#0", "a"), ("d#2", "c"), ("d#3", "d")]);
+        assert_eq!((report.examples, report.pairs, report.none, report.chosen_words), (4, 3, 1, 5.0));
+        assert!(report.to_string().contains("1 to which no description applies"), "{report}");
     }
 
     #[test]

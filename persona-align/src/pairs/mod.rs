@@ -40,11 +40,27 @@ pub struct PairOptions {
     pub keep_similar: bool,
     /// Replies are over-similar when the Dice coefficient of their words is at least this, in 0 to 1.
     pub similarity: f64,
+    /// Keep pairs of examples to which no description applies: nothing is highlighted in their prompts, so how a persona
+    /// is taken up cannot be learned from them. PAL keeps them.
+    #[serde(skip_serializing_if = "is_true")]
+    pub keep_none: bool,
+}
+
+// Whatever is kept under a hash of options from before there was this one stays valid.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl Default for PairOptions {
     fn default() -> Self {
-        Self { keep_empty: false, keep_identical: false, keep_similar: false, similarity: 0.8 }
+        Self {
+            keep_empty: false,
+            keep_identical: false,
+            keep_similar: false,
+            similarity: 0.8,
+            keep_none: true,
+        }
     }
 }
 
@@ -55,6 +71,9 @@ pub struct PairReport {
     pub examples: usize,
     /// Pairs made.
     pub pairs: usize,
+    /// Examples left out because no description applies to them.
+    #[serde(default)]
+    pub none: usize,
     /// Rejected replies that were empty.
     pub empty: usize,
     /// Rejected replies equal to the gold one.
@@ -135,6 +154,9 @@ impl fmt::Display for PairReport {
             100.0 * self.distinct_rejected,
             self.cut
         )?;
+        if self.none > 0 {
+            write!(f, "; {} to which no description applies left out", self.none)?;
+        }
         if self.without_other > 0 {
             write!(f, "; {} without another persona", self.without_other)?;
         }

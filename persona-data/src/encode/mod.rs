@@ -10,6 +10,7 @@ mod encoder_tokenizer;
 mod labelled;
 mod lines;
 mod report;
+mod thin;
 mod tokenizer;
 mod wordpiece;
 
@@ -18,6 +19,7 @@ pub use encoder::{BadExamples, EncodeOptions, ExampleEncoder};
 pub use encoder_tokenizer::{EncodedText, EncoderTokenizer};
 pub use labelled::{LabelledText, PairReport};
 pub use report::{EncodeReport, Lengths, TaskReport};
+pub use thin::thin_none;
 pub use tokenizer::{SpecialTokens, TextTokenizer};
 pub use wordpiece::{WordPieceOptions, train_wordpiece};
 

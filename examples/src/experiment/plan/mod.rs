@@ -200,6 +200,15 @@ impl Plan {
         recipe.decode_start.filter(|_| learned_none).unwrap_or(recipe.decode)
     }
 
+    /// How replies of a model that are to be rejected are decoded.
+    pub(super) fn decode_rejected(&self, recipe: &ExperimentRecipe, by: ModelAt) -> DecodeConfig {
+        let decode = self.decode(recipe, by);
+        DecodeConfig {
+            temperature: recipe.align.rejected_temperature.unwrap_or(decode.temperature),
+            ..decode
+        }
+    }
+
     /// The plan of a recipe.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use persona_align::RejectedFrom;
 use persona_data::Task;
 use persona_infer::Strategy;
 use persona_train::TrainConfig;
@@ -162,17 +163,25 @@ impl Planner<'_> {
         let made_from = (made_from, &config);
         let what = format!("seed {}: {name}", config.seed);
         let work = Work::Train { from, tasks: tasks.clone(), config: config.clone() };
-        self.add(("train", what), work, made_from)
+        match self.recipe.stage1.none_kept.filter(|_| tasks.contains(&Task::Selection)) {
+            Some(kept) => self.add(("train", what), work, (made_from, kept)),
+            None => self.add(("train", what), work, made_from),
+        }
     }
 
     fn pairs(&mut self, name: &str, by: ModelAt, seed: u64) -> Result<usize> {
         let recipe = self.recipe;
         let [_, valid1, choose, ..] = &self.sources.parts;
-        let decode = self.plan.decode(recipe, by);
+        let decode = self.plan.decode_rejected(recipe, by);
         let made_from = (self.model_key(by), &self.sources.encoding, valid1, choose, decode);
         let made_from = (made_from, recipe.pairs, recipe.precision);
         let what = format!("seed {seed}: pairs by {name}");
-        self.add(("pairs", what), Work::Pairs { by, seed }, made_from)
+        let work = Work::Pairs { by, seed };
+        match recipe.align.rejected {
+            RejectedFrom::HistoryOnly => self.add(("pairs", what), work, made_from),
+            // Other builders may ask the judge.
+            other => self.add(("pairs", what), work, (made_from, other, &self.sources.judge)),
+        }
     }
 
     /// DPO of a system. PAL's goes on to the end of the curve.

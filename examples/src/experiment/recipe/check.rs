@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use persona_train::Schedule;
 
 use super::{AlignPart, ExperimentRecipe};
-use crate::recipe::ModelRecipe;
+use crate::recipe::{ModelRecipe, check_rejected};
 use crate::workspace::lies_in;
 
 impl ExperimentRecipe {
@@ -44,13 +44,7 @@ impl ExperimentRecipe {
             config.validate().with_context(|| format!("`{key}`"))?;
         }
         self.validate_align()?;
-        if let Some(weights) = self.stage1.task_weights {
-            let good = |weight: f64| weight > 0.0 && weight.is_finite();
-            ensure!(
-                good(weights.selection) && good(weights.generation),
-                "`stage1.task_weights`: weights are above 0 and finite"
-            );
-        }
+        self.stage1.validate()?;
         let similarity = self.pairs.similarity;
         ensure!((0.0..=1.0).contains(&similarity), "`pairs.similarity` is {similarity}; it lies in 0 to 1");
         let threshold = self.judge.rule.threshold;
@@ -84,7 +78,11 @@ impl ExperimentRecipe {
     }
 
     fn validate_align(&self) -> Result<()> {
-        let AlignPart { beta, curve, without_pairs_learning_rate, train } = &self.align;
+        let AlignPart { beta, curve, without_pairs_learning_rate, train, rejected, rejected_temperature } =
+            &self.align;
+        for decode in [Some(self.decode), self.decode_start].into_iter().flatten() {
+            check_rejected(*rejected, *rejected_temperature, decode.temperature)?;
+        }
         for (key, value) in
             [("beta", Some(*beta)), ("without_pairs_learning_rate", *without_pairs_learning_rate)]
         {

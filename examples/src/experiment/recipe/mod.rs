@@ -5,7 +5,7 @@ mod check;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use persona_align::PairOptions;
+use persona_align::{PairOptions, RejectedFrom};
 use persona_data::{EntailmentRule, ExampleOptions, Target};
 use persona_infer::{DecodeConfig, Strategy};
 use persona_model::Precision;
@@ -134,6 +134,15 @@ pub struct Sizes {
     pub choose: Option<usize>,
     /// Examples that every system replies to.
     pub test: Option<usize>,
+    /// So many test examples are left out: those that an experiment on the same data with `test` of this size looked at, so
+    /// that what was decided by them is measured on others.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub test_skip: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 /// Stage 2.
@@ -142,6 +151,13 @@ pub struct Sizes {
 pub struct AlignPart {
     /// DPO's beta.
     pub beta: f64,
+    /// Where rejected replies come from: `history_only` as the paper, `swapped_persona`, or `{ worst_of = N }` by the
+    /// judge.
+    #[serde(default)]
+    pub rejected: RejectedFrom,
+    /// The temperature that rejected replies are drawn with; absent for that of `[decode]`. The worst of several are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_temperature: Option<f64>,
     /// Steps after which PAL is measured as well: the curve of alignment. One above `train.steps` lets that one training
     /// go on; multiples of `train.eval_every`, or the last.
     #[serde(default)]
