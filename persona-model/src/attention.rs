@@ -10,7 +10,7 @@ use crate::position_bias::PositionBias;
 
 /// What one layer's attention is computed with.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct Settings<'a> {
     /// Factor on the products of queries and keys.
     pub(crate) scale: f64,
     /// Share of attention weights that are dropped.
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) causal: bool,
     /// What the CPU's own kernel for whole rows multiplies in; the others compute in the tensors' kind.
     pub(crate) kind: Kind,
+    /// The tokens whose results are read, where not all are: what stands at the others' places may be anything.
+    pub(crate) wanted: Option<&'a Tensor>,
 }
 
 /// Attends from every token of the batch. With a cache, keys and values are stored in it first.
@@ -32,7 +34,7 @@ pub(crate) fn attend(
     values: &Tensor,
     batch: &Batch,
     cache: Option<&mut LayerCache>,
-    settings: Settings,
+    settings: Settings<'_>,
 ) -> Result<Tensor> {
     attend_biased((queries, keys, values), batch, cache, settings, None)
 }
@@ -42,7 +44,7 @@ pub(crate) fn attend_together(
     all: &Tensor,
     batch: &Batch,
     cache: Option<&mut LayerCache>,
-    settings: Settings,
+    settings: Settings<'_>,
 ) -> Result<Tensor> {
     let (tokens, _, heads, head_size) = all.size4()?;
     if cache.is_none()
@@ -58,7 +60,7 @@ pub(crate) fn attend_together(
 }
 
 /// Attention by our own kernel, where it can: on the CPU, and without dropout.
-fn whole_rows(heads: &cpu::Heads<'_>, batch: &Batch, settings: Settings) -> Result<Option<Tensor>> {
+fn whole_rows(heads: &cpu::Heads<'_>, batch: &Batch, settings: Settings<'_>) -> Result<Option<Tensor>> {
     let asked_otherwise = settings.dropout > 0.0 || batch.is_padded();
     if asked_otherwise {
         return Ok(None);
@@ -71,7 +73,7 @@ fn new_rows(
     (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     cache: &LayerCache,
-    settings: Settings,
+    settings: Settings<'_>,
 ) -> Result<Option<Tensor>> {
     let begins = |row: &Row| matches!(row.context, Context::Cached(_)) && row.begins();
     if batch.is_step() || cache.has_shared() || !batch.rows().iter().all(begins) {
@@ -94,7 +96,7 @@ pub(crate) fn attend_biased(
     (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     cache: Option<&mut LayerCache>,
-    settings: Settings,
+    settings: Settings<'_>,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     let (tokens, heads, head_size) = queries.size3()?;
@@ -152,7 +154,7 @@ fn row_by_row(
     (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     mut cache: Option<&mut LayerCache>,
-    settings: Settings,
+    settings: Settings<'_>,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     // One split, whose backward joins the rows' gradients once; a narrow per row would fill a whole tensor each time.
@@ -214,7 +216,7 @@ fn one_token_each(
     (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     cache: &mut LayerCache,
-    settings: Settings,
+    settings: Settings<'_>,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     let device = batch.device();
@@ -264,7 +266,7 @@ fn one_token_each_after_shared(
     (queries, keys, values): (&Tensor, &Tensor, &Tensor),
     batch: &Batch,
     cache: &mut LayerCache,
-    settings: Settings,
+    settings: Settings<'_>,
 ) -> Result<Tensor> {
     let device = batch.device();
     let index = |places: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(places)?.f_to_device(device)?) };

@@ -50,7 +50,7 @@ pub(crate) fn attend_to_sources(
     (keys, values): (&Tensor, &Tensor),
     (target, source): (&Batch, &Batch),
     sources: &[usize],
-    settings: Settings,
+    settings: Settings<'_>,
 ) -> Result<Tensor> {
     let (tokens, heads, head_size) = queries.size3()?;
     let lens = |batch: &Batch| batch.rows().iter().map(|row| row.len as i64).collect::<Vec<_>>();
@@ -177,7 +177,7 @@ impl SourceCache {
         layer: usize,
         queries: &Tensor,
         places: Option<&Places>,
-        settings: Settings,
+        settings: Settings<'_>,
     ) -> Result<Tensor> {
         let (tokens, heads, head_size) = queries.size3()?;
         let layer = &self.layers[layer];

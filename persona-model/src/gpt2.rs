@@ -335,6 +335,7 @@ impl Gpt2 {
             dropout: if train { config.attn_pdrop } else { 0.0 },
             causal: true,
             kind,
+            wanted: at.map(|(_, at)| at),
         };
         let attended = attention::attend_together(&qkv, batch, cache, settings)?;
         let (plan, at) = at.map_or((plan, None), |(plan, at)| (plan, Some(at)));

@@ -200,7 +200,13 @@ struct Attention {
 
 impl Attention {
     /// What the heads give, before the output projection.
-    fn forward(&self, x: &Tensor, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut LayerCache>,
+        wanted: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let Pass { kind, plan, angles, batch, train } = pass;
         let kind = *kind;
         let heads = |x: Tensor| x.f_view([x.size2()?.0, -1, self.head_size]);
@@ -213,6 +219,7 @@ impl Attention {
             dropout: if *train { self.dropout } else { 0.0 },
             causal: true,
             kind,
+            wanted,
         };
         attention::attend(&queries, &keys, &values, batch, cache, settings)
     }
@@ -259,7 +266,7 @@ impl Block {
         at: Option<&(Plan<'_>, Tensor)>,
     ) -> Result<Tensor> {
         let (plan, at) = at.map_or((&pass.plan, None), |(plan, at)| (plan, Some(at)));
-        let attended = self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache)?;
+        let attended = self.attention.forward(&self.input_layernorm.forward(x)?, pass, cache, at)?;
         let attended = self.attention.o_proj.forward(&tokens_at(attended, at)?, pass.kind, plan)?;
         let x = tokens_at(x.shallow_clone(), at)?.f_add(&attended)?;
         let inner = self.post_attention_layernorm.forward(&x)?;

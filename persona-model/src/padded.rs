@@ -57,7 +57,7 @@ impl Padded {
     pub(crate) fn attend(
         &self,
         (queries, keys, values): (&Tensor, &Tensor, &Tensor),
-        settings: Settings,
+        settings: Settings<'_>,
     ) -> Result<Tensor> {
         let outputs = self.groups.iter().map(|group| group.attend((queries, keys, values), settings));
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
@@ -113,7 +113,7 @@ impl Group {
     fn attend(
         &self,
         (queries, keys, values): (&Tensor, &Tensor, &Tensor),
-        settings: Settings,
+        settings: Settings<'_>,
     ) -> Result<Tensor> {
         let (_, heads, size) = queries.size3()?;
         let side_by_side = |x: &Tensor, places: &Tensor| -> Result<Tensor> {

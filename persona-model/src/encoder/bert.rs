@@ -84,7 +84,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor, batch: &Batch, pass: &Pass<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, batch: &Batch, pass: &Pass<'_>, wanted: Option<&Tensor>) -> Result<Tensor> {
         let config = pass.config;
         let heads = config.num_attention_heads as i64;
         let x = &x.f_to_kind(pass.kind)?;
@@ -95,6 +95,7 @@ impl Attention {
             dropout: if pass.train { config.attention_probs_dropout_prob } else { 0.0 },
             causal: false,
             kind: pass.kind,
+            wanted,
         };
         let (queries, keys) = (project(&self.query)?, project(&self.key)?);
         attention::attend(&queries, &keys, &project(&self.value)?, batch, None, settings)
@@ -118,7 +119,7 @@ impl Block {
         at: Option<(&Tensor, &Pass<'_>)>,
     ) -> Result<Tensor> {
         let (dense, norm) = &self.attention_output;
-        let attended = self.attention.forward(x, batch, pass)?;
+        let attended = self.attention.forward(x, batch, pass, at.map(|(places, _)| places))?;
         let (places, pass) = at.map_or((None, pass), |(places, pass)| (Some(places), pass));
         let (x, attended) = (tokens_at(x.shallow_clone(), places)?, tokens_at(attended, places)?);
         let x = pass.joined(&x, &attended, (dense, norm))?;

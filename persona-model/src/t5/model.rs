@@ -40,8 +40,8 @@ impl Pass<'_> {
     }
 
     /// Scores are not scaled in T5; the position bias, not the kernel, hides what comes after a token.
-    fn settings(&self) -> Settings {
-        Settings { scale: 1.0, dropout: self.dropout, causal: false, kind: self.attention_kind }
+    fn settings(&self) -> Settings<'static> {
+        Settings { scale: 1.0, dropout: self.dropout, causal: false, kind: self.attention_kind, wanted: None }
     }
 }
 

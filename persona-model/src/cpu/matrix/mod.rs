@@ -78,7 +78,9 @@ impl Precision {
 #[cfg(target_arch = "x86_64")]
 fn has_tile_units() -> bool {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx >> 22 & 1 == 1
+    // The instruction leaves a virtual machine for its host: once is enough.
+    static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(|| __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx >> 22 & 1 == 1)
 }
 
 /// `y[m][n] = sum over k of a[m][k] b[n][k]`, plus a bias a column. `y` is `[M, N]`, contiguous float32. Returns whether it

@@ -1,6 +1,7 @@
 //! One row and one key head at a time, forward and backward.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use tch::Tensor;
 
@@ -113,8 +114,9 @@ struct Block {
 
 impl Block {
     fn all(span: &Span, causal: bool) -> impl Iterator<Item = Self> {
-        (0..span.len).step_by(QUERIES).map(move |first| {
-            let count = (span.len - first).min(QUERIES);
+        let Range { start, end } = span.queries;
+        (start..end).step_by(QUERIES).map(move |first| {
+            let count = (end - first).min(QUERIES);
             let causal_from = causal.then_some(span.past + first);
             Self { first, count, causal_from, keys: causal_from.map_or(span.keys(), |seen| seen + count) }
         })
@@ -137,7 +139,7 @@ pub(super) fn forward(
     let Shape { heads, key_heads, width, scale, causal, precision, .. } = shape;
     let rows: Vec<&[Span]> = groups.iter().flat_map(|group| group.chunks(1)).collect();
     for_each_part(&rows, key_heads, &|spans, key_head, scratch| {
-        for span in spans {
+        for span in spans.iter().filter(|span| !span.queries.is_empty()) {
             let seen = span.keys();
             gather(k, key_head, span, width, &mut scratch.keys);
             gather(v, key_head, span, width, &mut scratch.values);
@@ -213,7 +215,7 @@ pub(super) fn backward(
     assert_eq!(sums.len(), tokens * heads);
     let groups: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
     for_each_part(&groups, key_heads, &|spans, key_head, scratch| {
-        for span in spans {
+        for span in spans.iter().filter(|span| !span.queries.is_empty()) {
             let seen = span.keys();
             gather(k, key_head, span, width, &mut scratch.keys);
             gather(v, key_head, span, width, &mut scratch.values);

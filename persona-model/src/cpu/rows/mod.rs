@@ -65,6 +65,8 @@ struct Span {
     past: usize,
     /// The tokens that are seen: those continued, and the row's own.
     seen: Vec<Range<usize>>,
+    /// The row's own tokens, by their places in it, that see them: from the first that is wanted to the last.
+    queries: Range<usize>,
 }
 
 impl Span {
@@ -93,7 +95,7 @@ struct Shape {
 ///
 /// # Shapes
 /// Returns `[N, H, W]`; None where libtorch has to compute it.
-pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], settings: Settings) -> Result<Option<Tensor>> {
+pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], settings: Settings<'_>) -> Result<Option<Tensor>> {
     let Some(precision) = Precision::of(settings.kind) else { return Ok(None) };
     let inputs: Vec<&Tensor> = match heads {
         Heads::Together(all) => vec![*all],
@@ -115,7 +117,9 @@ pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], settings: Settings) -
         && keys.size3()?.0 == tokens
         && keys.size3()?.2 == width
         && q.heads % k.heads == 0;
-    let Some(groups) = groups(rows, tokens as usize).filter(|_| sizes_meet) else { return Ok(None) };
+    let wanted = settings.wanted.map(Vec::<i64>::try_from).transpose()?;
+    let groups = groups(rows, tokens as usize, wanted.as_deref());
+    let Some(groups) = groups.filter(|_| sizes_meet) else { return Ok(None) };
     let shape = Shape {
         tokens: tokens as usize,
         heads: q.heads,
@@ -164,10 +168,11 @@ fn unread() -> Error {
 }
 
 /// Rows that share tokens, which one thread takes at once where it adds to them; None for rows that continue a cache.
-fn groups(rows: &[Row], tokens: usize) -> Option<Vec<Vec<Span>>> {
+fn groups(rows: &[Row], tokens: usize, wanted: Option<&[i64]>) -> Option<Vec<Vec<Span>>> {
+    let queries = queries(rows, wanted);
     let mut groups: Vec<Vec<Span>> = Vec::new();
     let mut of_row: Vec<usize> = Vec::with_capacity(rows.len());
-    for row in rows {
+    for (row, queries) in rows.iter().zip(queries) {
         let group = match row.context {
             Context::Row(of) => *of_row.get(of)?,
             Context::Cached(_) if row.past > 0 => return None,
@@ -176,7 +181,7 @@ fn groups(rows: &[Row], tokens: usize) -> Option<Vec<Vec<Span>>> {
         of_row.push(group);
         let before = continued(rows, row).into_iter().filter_map(|of| rows.get(of));
         let seen: Vec<_> = before.chain([row]).map(|row| row.start..row.start + row.len).collect();
-        let span = Span { start: row.start, len: row.len, past: row.past, seen };
+        let span = Span { start: row.start, len: row.len, past: row.past, seen, queries };
         if span.tokens().count() != span.keys() || row.start + row.len > tokens {
             return None;
         }
@@ -186,6 +191,22 @@ fn groups(rows: &[Row], tokens: usize) -> Option<Vec<Vec<Span>>> {
         }
     }
     Some(groups)
+}
+
+/// Of each row the places from the first wanted token to the last.
+fn queries(rows: &[Row], wanted: Option<&[i64]>) -> Vec<Range<usize>> {
+    let Some(wanted) = wanted else { return rows.iter().map(|row| 0..row.len).collect() };
+    let mut queries = vec![0..0; rows.len()];
+    for token in wanted.iter().filter_map(|&token| usize::try_from(token).ok()) {
+        // Rows stand one behind the other.
+        let at = rows.partition_point(|row| row.start + row.len <= token);
+        if let (Some(held), Some(row)) = (queries.get_mut(at), rows.get(at)) {
+            let place = token - row.start;
+            let Range { start, end } = *held;
+            *held = if start == end { place..place + 1 } else { start.min(place)..end.max(place + 1) };
+        }
+    }
+    queries
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -205,8 +226,8 @@ use self::kernels::{backward, forward};
 mod tests {
     use super::*;
 
-    fn settings(kind: Kind, causal: bool) -> Settings {
-        Settings { scale: 0.3, dropout: 0.0, causal, kind }
+    fn settings(kind: Kind, causal: bool) -> Settings<'static> {
+        Settings { scale: 0.3, dropout: 0.0, causal, kind, wanted: None }
     }
 
     fn random(shape: &[i64], seed: f64) -> Tensor {
@@ -311,6 +332,14 @@ mod tests {
             check(&tree, (3, 3, 20), true, kind);
             check(&tree, (4, 2, 64), true, kind);
         }
+    }
+
+    #[test]
+    fn queries_reach_from_the_first_wanted_token_of_a_row_to_the_last() {
+        let rows = [row(0, 4, None), row(4, 1, None), row(5, 6, None)];
+        assert_eq!(queries(&rows, None), [0..4, 0..1, 0..6]);
+        assert_eq!(queries(&rows, Some(&[8, 3, 6, 8])), [3..4, 0..0, 1..4]);
+        assert_eq!(queries(&rows, Some(&[11, -1])), [0..0, 0..0, 0..0]);
     }
 
     #[test]
