@@ -220,6 +220,10 @@ fn every_system_is_measured_and_a_stopped_experiment_ends_in_the_same_bytes() {
     let again: std::collections::BTreeSet<&str> = again.collect();
     assert_eq!(again.into_iter().collect::<Vec<_>>(), ["judgements", "replies"], "{planned}");
 
+    let all = load(folder, &text.replace("test = 5", "test_skip = 500")).0;
+    let error = format!("{:#}", experiment::dry_run(&all).unwrap_err());
+    assert!(error.contains("`sizes.test_skip` is 500"), "{error}");
+
     // What a change does not reach stays.
     finish(folder, &text.replace("beta = 0.1", "beta = 0.2"));
     let changed = cells(folder);

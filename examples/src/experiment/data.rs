@@ -210,6 +210,12 @@ impl Parts {
         dialogues.any(|dialogue| dialogue.examples(options).iter().any(|example| example.relevant.is_none()))
     }
 
+    /// How many test examples there are before any is drawn or left out.
+    pub(super) fn test_examples(&self, options: &ExampleOptions) -> usize {
+        let [.., test] = &self.dialogues;
+        test.iter().map(|dialogue| dialogue.examples(options).len()).sum()
+    }
+
     /// Labels by the judge for all dialogues, in the parts' order; turns that have labels keep them. The second value is a
     /// fact.
     ///

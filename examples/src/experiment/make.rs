@@ -116,7 +116,6 @@ impl Lab<'_> {
 
     fn train(&self, cell: &Cell, from: ModelAt, tasks: &[Task], config: &TrainConfig) -> Result<Made> {
         let (mut train, report) = self.encoder.encode_all(&self.examples.train, tasks)?;
-        ensure!(!train.is_empty(), "no training example fits the model; give it more positions");
         let (valid, _) = self.encoder.encode_all(&self.examples.choose, tasks)?;
         let stage1 = &self.recipe.stage1;
         // A share of a task that is not learned is no share of anything.
@@ -125,6 +124,11 @@ impl Lab<'_> {
         } else {
             None
         };
+        ensure!(
+            !train.is_empty(),
+            "no training example is left: {}; give the model more positions, or `stage1.none_kept` a share",
+            thinned.as_deref().unwrap_or("none fits the model")
+        );
         let mut objective = NextToken::new(self.model(from)?);
         if tasks.len() > 1 {
             objective = stage1.weighted(objective)?;

@@ -174,6 +174,11 @@ impl Prepared {
         let labels = lacking
             .then(|| digest(&(plan::PROGRAM, "labels", &parts.dialogues, &judge, recipe.judge.rule)))
             .transpose()?;
+        let (there, skipped) = (parts.test_examples(&recipe.data.examples), recipe.sizes.test_skip);
+        ensure!(
+            there > skipped,
+            "`sizes.test_skip` is {skipped}, which leaves none of {there} test examples"
+        );
         let part_keys = parts.keys(recipe)?;
         // Labels by the judge are of all parts together: whoever has unlabelled turns depends on them.
         let part_keys = part_keys.map(|key| labels.as_ref().map_or(key.clone(), |labels| key + labels));
