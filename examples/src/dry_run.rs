@@ -333,7 +333,9 @@ fn measured(recipe: &Recipe, text: &str) -> Result<[Load; 3]> {
     let (plain, plain_lengths) = lengths(&data.train, &[Task::Plain])?;
     let (mixed, mixed_lengths) = lengths(&data.train, &Task::MIXED)?;
     let (pairs, pair_lengths) = lengths(&data.valid1, &[Task::Generation])?;
-    let pairs = pairs.min(recipe.align.examples);
+    let described = data.valid1.iter().filter(|example| example.selected().is_some()).count();
+    let kept = if recipe.pairs.keep_none { 1.0 } else { described as f64 / data.valid1.len().max(1) as f64 };
+    let pairs = (pairs.min(recipe.align.examples) as f64 * kept).round() as usize;
     Ok([Load::of(plain, plain_lengths), Load::of(mixed, mixed_lengths), Load::pairs(pairs, pair_lengths)])
 }
 

@@ -64,7 +64,9 @@ fn every_shipped_recipe_is_read_and_dry_run() {
                 assert!(format!("{error:#}").contains("`model.folder`"), "{error:#}");
                 assert!(!recipe.out.exists());
             }
-            "demo" | "scratch" => assert_eq!(dry.trainings[2].examples, 800),
+            // To 505 of the 1,749 examples of Valid#1 a description applies.
+            "demo" => assert_eq!(dry.trainings[2].examples, 505),
+            "scratch" => assert_eq!(dry.trainings[2].examples, 800),
             other => panic!("{other} is not looked at; say here what it should take"),
         }
     }
