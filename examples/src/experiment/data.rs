@@ -283,7 +283,7 @@ impl Parts {
     #[must_use]
     pub(super) fn drawn(&self, recipe: &ExperimentRecipe) -> Drawn {
         let (sizes, data) = (recipe.sizes, &recipe.data);
-        let skipped = |dialogues: &[Dialogue], size: Option<usize>, skip: usize| {
+        let draw = |dialogues: &[Dialogue], size: Option<usize>, skip: usize| {
             let all: Vec<Example> =
                 dialogues.iter().flat_map(|dialogue| dialogue.examples(&data.examples)).collect();
             let mut drawn =
@@ -291,15 +291,14 @@ impl Parts {
             drawn.drain(..skip.min(drawn.len()));
             drawn
         };
-        let draw = |dialogues: &[Dialogue], size: Option<usize>| skipped(dialogues, size, 0);
-        let test_of = |dialogues: &[Dialogue]| skipped(dialogues, sizes.test, sizes.test_skip);
+        let draw_test = |dialogues: &[Dialogue]| draw(dialogues, sizes.test, sizes.test_skip);
         let [train, valid1, choose, test] = &self.dialogues;
         Drawn {
-            train: draw(train, sizes.train),
-            valid1: draw(valid1, sizes.pairs),
-            choose: draw(choose, sizes.choose),
-            test: test_of(test),
-            revised: self.revised.as_ref().map(|revised| test_of(revised)),
+            train: draw(train, sizes.train, 0),
+            valid1: draw(valid1, sizes.pairs, 0),
+            choose: draw(choose, sizes.choose, 0),
+            test: draw_test(test),
+            revised: self.revised.as_ref().map(|revised| draw_test(revised)),
         }
     }
 }
