@@ -344,8 +344,8 @@ impl Gpt2 {
         let x = tokens_at(x.shallow_clone(), at)?;
         let x = x.f_add(&dropped(attended, config.resid_pdrop, train)?)?;
         let inner = mlp.c_fc.forward(&ln_2.forward(&x)?, kind, plan)?;
-        let inner = config.activation_function.apply(&inner)?;
-        Ok(x.f_add(&dropped(mlp.c_proj.forward(&inner, kind, plan)?, config.resid_pdrop, train)?)?)
+        let output = mlp.c_proj.forward_activated(&inner, config.activation_function, kind, plan)?;
+        Ok(x.f_add(&dropped(output, config.resid_pdrop, train)?)?)
     }
 }
 

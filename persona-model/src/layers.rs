@@ -30,13 +30,19 @@ pub enum Activation {
 }
 
 impl Activation {
-    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
-        let gated = match self {
-            Self::GeluNew => cpu::gate(x, cpu::Gate::GELU_TANH)?,
-            Self::Silu => cpu::gate(x, cpu::Gate::SILU)?,
+    /// The form in which the CPU's own kernels compute it.
+    fn gate(self) -> Option<cpu::Gate> {
+        match self {
+            Self::GeluNew => Some(cpu::Gate::GELU_TANH),
+            Self::Silu => Some(cpu::Gate::SILU),
             _ => None,
-        };
-        if let Some(gated) = gated {
+        }
+    }
+
+    pub(crate) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        if let Some(gate) = self.gate()
+            && let Some(gated) = cpu::gate(x, gate)?
+        {
             return Ok(gated);
         }
         Ok(match self {
@@ -188,5 +194,22 @@ impl Linear {
             }
         };
         adapters.add(self.site, &x, output)
+    }
+
+    /// As [`forward`](Self::forward), of what an activation makes of `x`.
+    pub(crate) fn forward_activated(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        kind: Kind,
+        adapters: &Plan<'_>,
+    ) -> Result<Tensor> {
+        if let (Weight::Float(weight, layout), Some(gate), Plan::Base) =
+            (&self.weight, activation.gate(), adapters)
+            && let Some(output) = cpu::gated_linear((x, gate), weight, *layout, self.bias.as_ref(), kind)?
+        {
+            return Ok(output);
+        }
+        self.forward(&activation.apply(x)?, kind, adapters)
     }
 }

@@ -1,6 +1,6 @@
 //! AdamW over the flat buffer that the parameters share.
 
-use persona_model::Parameters;
+use persona_model::{Parameters, share};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{AdamWConfig, ParameterGroup};
@@ -152,15 +152,45 @@ struct Update {
     epsilon: f32,
 }
 
+/// What one thread updates at a time.
+struct Piece<'a> {
+    weight: &'a mut [f32],
+    mean: &'a mut [f32],
+    square: &'a mut [f32],
+    gradient: &'a [f32],
+    keep: f32,
+    rate: f32,
+}
+
 impl Update {
-    fn apply(
-        self,
-        weight: &mut [f32],
-        mean: &mut [f32],
-        square: &mut [f32],
-        gradient: &[f32],
-        (keep, rate): (f32, f32),
-    ) {
+    /// The same bits whatever the processor: operations are the same, as many numbers at once as it takes.
+    #[allow(unsafe_code)]
+    fn apply(self, part: Piece<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f")]
+            fn avx512(update: Update, part: Piece<'_>) {
+                update.apply_each(part);
+            }
+            #[target_feature(enable = "avx2")]
+            fn avx2(update: Update, part: Piece<'_>) {
+                update.apply_each(part);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the processor has the instructions.
+                return unsafe { avx512(self, part) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: as above.
+                return unsafe { avx2(self, part) };
+            }
+        }
+        self.apply_each(part);
+    }
+
+    #[inline(always)]
+    fn apply_each(self, part: Piece<'_>) {
+        let Piece { weight, mean, square, gradient, keep, rate } = part;
         for (((w, m), v), &g) in weight.iter_mut().zip(mean).zip(square).zip(gradient) {
             let g = g * self.scale;
             *m += (g - *m) * (1.0 - self.beta1);
@@ -221,17 +251,20 @@ fn spans(
 pub fn gradient_norm(gradients: &[Option<Tensor>]) -> Result<f64> {
     let _no_grad = tch::no_grad_guard();
     let mut sum = 0.0;
+    let mut in_memory = Vec::new();
     for gradient in gradients.iter().flatten() {
         let gradient = gradient.f_to_kind(Kind::Float)?.f_contiguous()?;
         if gradient.device() == Device::Cpu {
-            for block in host_slice(&gradient).chunks(BLOCK) {
-                sum += sum_of_squares(block);
-            }
+            in_memory.push(gradient);
         } else {
             sum += gradient.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
         }
     }
-    Ok(sum.sqrt())
+    let blocks: Vec<&[f32]> =
+        in_memory.iter().flat_map(|gradient| host_slice(gradient).chunks(BLOCK)).collect();
+    let mut sums = vec![0.0; blocks.len()];
+    share(blocks.into_iter().zip(&mut sums).collect(), |(block, sum)| *sum = sum_of_squares(block));
+    Ok((sum + sums.iter().sum::<f64>()).sqrt())
 }
 
 fn sum_of_squares(values: &[f32]) -> f64 {
@@ -283,30 +316,15 @@ fn update_on_cpu(
             let len = gradient.len().min(BLOCK);
             let (now, later) = gradient.split_at(len);
             gradient = later;
-            let [w, m, v] = [&mut weights, &mut mean, &mut square].map(|slice| {
+            let [weight, mean, square] = [&mut weights, &mut mean, &mut square].map(|slice| {
                 let (now, later) = std::mem::take(slice).split_at_mut(len);
                 *slice = later;
                 now
             });
-            work.push((w, m, v, now, (span.keep, span.rate)));
+            work.push(Piece { weight, mean, square, gradient: now, keep: span.keep, rate: span.rate });
         }
     }
-    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
-    let share = work.len().div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let mut work = work.into_iter();
-        loop {
-            let part: Vec<_> = work.by_ref().take(share).collect();
-            if part.is_empty() {
-                break;
-            }
-            scope.spawn(move || {
-                for (w, m, v, g, of_span) in part {
-                    update.apply(w, m, v, g, of_span);
-                }
-            });
-        }
-    });
+    share(work, |piece| update.apply(piece));
 }
 
 #[cfg(test)]

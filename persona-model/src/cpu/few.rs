@@ -86,7 +86,7 @@ fn columns<T: super::lanes::Element>(
     let even = outputs.div_ceil(threads).next_multiple_of(64);
     let least = (WORK / depth.max(1)).max(64).next_multiple_of(64);
     let step = if rows == 1 { even.min(TILE) } else { even.min(TILE / 2) }.max(least);
-    super::threads::for_each(outputs.div_ceil(step), &|part| {
+    crate::threads::for_each(outputs.div_ceil(step), &|part| {
         let first = part * step;
         let count = step.min(outputs - first);
         let y = Results { start: y.at(first, (rows - 1) * outputs + count), stride: outputs };

@@ -1,7 +1,10 @@
 //! Non-linearities of the form `x sigmoid(a x + b x^3)`: GELU in its tanh approximation, and swish.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
+use super::matrix::Precision;
 use super::{Instructions, Numbers, Output};
 use crate::autograd;
 use crate::error::{Error, Result};
@@ -22,53 +25,92 @@ impl Gate {
 
 /// Of float32 tensors on the CPU, with their gradient; None where libtorch has to compute it.
 pub(crate) fn gate(x: &Tensor, gate: Gate) -> Result<Option<Tensor>> {
-    let Some(instructions) = Instructions::here() else { return Ok(None) };
-    if x.device() != Device::Cpu || x.kind() != Kind::Float || x.numel() == 0 {
-        return Ok(None);
-    }
-    let records = autograd::records(&[x]);
-    let values = x.f_detach()?.f_contiguous()?;
-    let y = compute(instructions, gate, &values, None)?;
-    if !records {
+    let input = x.f_detach()?.f_contiguous()?;
+    let Some(y) = values(&input, gate, Kind::Float)? else { return Ok(None) };
+    if !autograd::records(&[x]) {
         return Ok(Some(y));
     }
     let output = autograd::attach(y, &[x], move |gradient, _| {
-        Ok(vec![Some(compute(instructions, gate, &values, Some(&gradient.f_contiguous()?))?)])
+        let passed = Tensor::f_empty(input.size(), (Kind::Float, Device::Cpu))?;
+        Ok(vec![Some(pass_on(&input, gate, gradient.f_contiguous()?, passed)?)])
     })?;
     Ok(Some(output))
 }
 
-/// The values, or of a gradient what they pass on.
-fn compute(instructions: Instructions, gate: Gate, x: &Tensor, gradient: Option<&Tensor>) -> Result<Tensor> {
-    /// Numbers that a thread takes at once.
-    const PART: usize = 1 << 14;
-    let mut y = Tensor::f_empty(x.size(), (Kind::Float, Device::Cpu))?;
-    let unread = || Error::Batch("an activation in a form that was not expected".to_owned());
-    let float = |tensor| Numbers::of(tensor).and_then(Numbers::float).ok_or_else(unread);
-    let (x, gradient) = (float(x)?, gradient.map(float).transpose()?);
-    let places = Output::of(&mut y).ok_or_else(unread)?;
-    if gradient.is_some_and(|gradient| gradient.len() != x.len()) {
+/// Of a contiguous float32 tensor in main memory, held in float32 or bfloat16; None where libtorch has to compute it.
+pub(super) fn values(x: &Tensor, gate: Gate, kind: Kind) -> Result<Option<Tensor>> {
+    let (Some(instructions), Some(x_numbers)) = (Instructions::here(), float(x)) else { return Ok(None) };
+    let mut y = Tensor::f_empty(x.size(), (kind, Device::Cpu))?;
+    let places = match kind {
+        Kind::Float => Output::of(&mut y).map(Places::Float),
+        // Processors with such products have the instructions for rounding to it.
+        Kind::BFloat16 if Precision::of(kind).is_some() => Output::of_bfloat16(&mut y).map(Places::BFloat16),
+        _ => None,
+    };
+    let Some(places) = places else { return Ok(None) };
+    for_each_part(x_numbers.len(), &|part| run(instructions, gate, &x_numbers[part.clone()], places, part));
+    Ok(Some(y))
+}
+
+/// From the gradient of values that of `x`, in a tensor that may be the same one; all contiguous float32 of one size.
+pub(super) fn pass_on(x: &Tensor, gate: Gate, mut gradient: Tensor, mut passed: Tensor) -> Result<Tensor> {
+    let (Some(instructions), Some(x)) = (Instructions::here(), float(x)) else { return Err(unread()) };
+    let (Some(from), Some(to)) = (Output::of(&mut gradient), Output::of(&mut passed)) else {
+        return Err(unread());
+    };
+    if from.len != x.len() || to.len != x.len() {
         return Err(unread());
     }
-    super::threads::for_each(x.len().div_ceil(PART), &|part| {
-        let (first, end) = (part * PART, ((part + 1) * PART).min(x.len()));
-        let gradient = gradient.map(|gradient| &gradient[first..end]);
-        run(instructions, gate, &x[first..end], gradient, places.at(first, end - first));
-    });
-    Ok(y)
+    let places = Places::Passed { from, to };
+    for_each_part(x.len(), &|part| run(instructions, gate, &x[part.clone()], places, part));
+    Ok(passed)
+}
+
+fn unread() -> Error {
+    Error::Batch("an activation in a form that was not expected".to_owned())
+}
+
+fn float(x: &Tensor) -> Option<&[f32]> {
+    Numbers::of(x).and_then(Numbers::float)
+}
+
+fn for_each_part(len: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
+    /// Numbers that a thread takes at once.
+    const PART: usize = 1 << 14;
+    crate::threads::for_each(len.div_ceil(PART), &|part| run(part * PART..((part + 1) * PART).min(len)));
+}
+
+/// Where results go.
+#[derive(Clone, Copy)]
+enum Places {
+    Float(Output),
+    BFloat16(Output<u16>),
+    /// Those of a gradient.
+    Passed {
+        from: Output,
+        to: Output,
+    },
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn run(_: Instructions, _: Gate, _: &[f32], _: Option<&[f32]>, _: *mut f32) {}
+fn run(_: Instructions, _: Gate, _: &[f32], _: Places, _: Range<usize>) {}
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
-fn run(instructions: Instructions, gate: Gate, x: &[f32], gradient: Option<&[f32]>, y: *mut f32) {
-    // SAFETY: the processor has the instructions, and `y` has a place for each number, which is this part's alone.
+fn run(instructions: Instructions, gate: Gate, x: &[f32], to: Places, part: Range<usize>) {
+    let place = |output: Output| output.at(part.start, part.len());
+    // SAFETY: the processor has the instructions, and there is a place for each number, which is this part's alone.
     unsafe {
-        match instructions {
-            Instructions::Avx512 => vectors::avx512(gate, x, gradient, y),
-            Instructions::Avx2 => vectors::avx2(gate, x, gradient, y),
+        match (to, instructions) {
+            (Places::Float(to), Instructions::Avx512) => vectors::avx512(gate, x, None, place(to)),
+            (Places::Float(to), Instructions::Avx2) => vectors::avx2(gate, x, None, place(to)),
+            (Places::Passed { from, to }, Instructions::Avx512) => {
+                vectors::avx512(gate, x, Some(place(from)), place(to));
+            }
+            (Places::Passed { from, to }, Instructions::Avx2) => {
+                vectors::avx2(gate, x, Some(place(from)), place(to));
+            }
+            (Places::BFloat16(to), _) => vectors::narrow(gate, x, to.at(part.start, part.len())),
         }
     }
 }
@@ -76,38 +118,54 @@ fn run(instructions: Instructions, gate: Gate, x: &[f32], gradient: Option<&[f32
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod vectors {
+    use core::arch::x86_64::*;
+
     use super::Gate;
     use crate::cpu::exp::exp;
     use crate::cpu::lanes::{Avx2, Avx512, Lanes};
 
     #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    pub(super) unsafe fn avx512(gate: Gate, x: &[f32], gradient: Option<&[f32]>, y: *mut f32) {
+    pub(super) unsafe fn avx512(gate: Gate, x: &[f32], gradient: Option<*mut f32>, y: *mut f32) {
         unsafe { run::<Avx512>(gate, x, gradient, y) }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(gate: Gate, x: &[f32], gradient: Option<&[f32]>, y: *mut f32) {
+    pub(super) unsafe fn avx2(gate: Gate, x: &[f32], gradient: Option<*mut f32>, y: *mut f32) {
         unsafe { run::<Avx2>(gate, x, gradient, y) }
     }
 
+    /// Values, or what a gradient passes on; that may lie at `y`.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(gate: Gate, x: &[f32], gradient: Option<&[f32]>, y: *mut f32) {
+    unsafe fn run<L: Lanes>(gate: Gate, x: &[f32], gradient: Option<*mut f32>, y: *mut f32) {
         let whole = x.len() - x.len() % L::N;
         unsafe {
             for at in (0..whole).step_by(L::N) {
-                let gradient = gradient.map(|gradient| L::load(gradient.as_ptr().add(at)));
+                let gradient = gradient.map(|gradient| L::load(gradient.add(at)));
                 L::store(y.add(at), of::<L>(gate, L::load(x.as_ptr().add(at)), gradient));
             }
             let rest = x.len() - whole;
             let (mut last, mut passed) = ([0.0; 16], [0.0; 16]);
             last[..rest].copy_from_slice(&x[whole..]);
             if let Some(gradient) = gradient {
-                passed[..rest].copy_from_slice(&gradient[whole..]);
+                std::ptr::copy_nonoverlapping(gradient.add(whole), passed.as_mut_ptr(), rest);
             }
             let gradient = gradient.map(|_| L::load(passed.as_ptr()));
             let result = of::<L>(gate, L::load(last.as_ptr()), gradient);
             L::store(last.as_mut_ptr(), result);
             std::ptr::copy_nonoverlapping(last.as_ptr(), y.add(whole), rest);
+        }
+    }
+
+    /// Values, rounded to bfloat16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    pub(super) unsafe fn narrow(gate: Gate, x: &[f32], y: *mut u16) {
+        for at in (0..x.len()).step_by(16) {
+            let some = if x.len() - at < 16 { (1 << (x.len() - at)) - 1 } else { !0 };
+            unsafe {
+                let value = of::<Avx512>(gate, _mm512_maskz_loadu_ps(some, x.as_ptr().add(at)), None);
+                let value = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value));
+                _mm256_mask_storeu_epi16(y.add(at).cast(), some, value);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::gate::{self, Gate};
 use super::matrix::{Factor, Precision, multiply};
 use super::{Numbers, few};
 use crate::autograd;
@@ -18,6 +19,26 @@ pub(crate) fn linear(
     bias: Option<&Tensor>,
     kind: Kind,
 ) -> Result<Option<Tensor>> {
+    compute((x, None), (weight, layout), bias, kind)
+}
+
+/// As [`linear`], of what an activation makes of `x`: that is held in `kind`, and its gradient takes the place of the values'.
+pub(crate) fn gated_linear(
+    (x, gate): (&Tensor, Gate),
+    weight: &Tensor,
+    layout: Layout,
+    bias: Option<&Tensor>,
+    kind: Kind,
+) -> Result<Option<Tensor>> {
+    compute((x, Some(gate)), (weight, layout), bias, kind)
+}
+
+fn compute(
+    (x, gate): (&Tensor, Option<Gate>),
+    (weight, layout): (&Tensor, Layout),
+    bias: Option<&Tensor>,
+    kind: Kind,
+) -> Result<Option<Tensor>> {
     let inputs: Vec<&Tensor> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
     let &[rows, depth] = &x.size()[..] else { return Ok(None) };
     let (width, outputs) = layout.sizes(weight)?;
@@ -28,13 +49,23 @@ pub(crate) fn linear(
     let records = autograd::records(&inputs);
     let wide = bias.map(|bias| bias.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()).transpose()?;
     let numbers = wide.as_ref().and_then(Numbers::of).and_then(Numbers::float);
-    if !records && rows <= few::few(kind) && weight.kind() == kind {
-        return few::product(x, weight, layout, numbers);
+    let (x, weight) = (x.f_detach()?.f_contiguous()?, weight.f_detach()?);
+    let few = !records && rows <= few::few(kind) && weight.kind() == kind;
+    let held = if few { Kind::Float } else { kind };
+    let gated = gate.map(|gate| gate::values(&x, gate, held)).transpose()?;
+    let input = match gated {
+        Some(Some(values)) => values,
+        Some(None) => return Ok(None),
+        None => x.shallow_clone(),
+    };
+    if few {
+        return few::product(&input, &weight, layout, numbers);
     }
     let Some(precision) = Precision::of(kind) else { return Ok(None) };
-    let (x, weight) = (x.f_detach()?.f_contiguous()?, weight.f_detach()?);
     let mut y = Tensor::f_empty([rows, outputs], (Kind::Float, Device::Cpu))?;
-    let (Some(lines), Some(columns)) = (Factor::rows(&x), columns(&weight, layout)) else { return Ok(None) };
+    let (Some(lines), Some(columns)) = (Factor::rows(&input), columns(&weight, layout)) else {
+        return Ok(None);
+    };
     if !multiply(lines, columns, numbers, precision, &mut y) {
         return Ok(None);
     }
@@ -43,9 +74,14 @@ pub(crate) fn linear(
     }
     let output = autograd::attach(y, &inputs, move |gradient, wanted| {
         let gradient = gradient.f_contiguous()?;
+        let of_input = || {
+            let passed = of_input(&gradient, &weight, layout, precision)?;
+            let Some(gate) = gate else { return Ok(passed) };
+            gate::pass_on(&x, gate, passed.shallow_clone(), passed)
+        };
         let mut gradients = vec![
-            wanted[0].then(|| of_input(&gradient, &weight, layout, precision)).transpose()?,
-            wanted[1].then(|| of_weight(&gradient, &x, layout, precision)).transpose()?,
+            wanted[0].then(of_input).transpose()?,
+            wanted[1].then(|| of_weight(&gradient, &input, layout, precision)).transpose()?,
         ];
         if let Some(&wanted) = wanted.get(2) {
             let sum = || gradient.f_sum_dim_intlist(&[0i64][..], false, Kind::Float);
@@ -144,6 +180,35 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_activation_before_a_layer_gives_the_bits_of_both_apart() {
+        for kind in [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| Precision::of(kind).is_some()) {
+            let leaf = |shape: &[i64], seed| random(shape, seed).set_requires_grad(true);
+            let (x, weight, bias) = (leaf(&[100, 37], 1.0), leaf(&[37, 70], 2.0), leaf(&[70], 3.0));
+            let direction = random(&[100, 70], 4.0);
+            let layer = |x: &Tensor, gate| {
+                let y = match gate {
+                    Some(gate) => gated_linear((x, gate), &weight, Layout::InOut, Some(&bias), kind),
+                    None => linear(x, &weight, Layout::InOut, Some(&bias), kind),
+                };
+                y.unwrap().unwrap()
+            };
+            for gate in [Gate::GELU_TANH, Gate::SILU] {
+                let apart = layer(&gate::gate(&x, gate).unwrap().unwrap(), None);
+                let together = layer(&x, Some(gate));
+                assert_eq!(together, apart);
+                let gradients =
+                    |y: &Tensor| Tensor::run_backward(&[y * &direction], &[&x, &weight, &bias], false, false);
+                assert_eq!(gradients(&together), gradients(&apart));
+                // Of few rows that nothing learns from.
+                let (few, weight) = (x.detach().narrow(0, 0, 3), weight.detach().to_kind(kind));
+                let alone = gate::gate(&few, gate).unwrap().unwrap();
+                let layer = |x, gate| compute((x, gate), (&weight, Layout::InOut), None, kind);
+                assert_eq!(layer(&few, Some(gate)).unwrap(), layer(&alone, None).unwrap());
             }
         }
     }

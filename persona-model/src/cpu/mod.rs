@@ -23,10 +23,9 @@ mod matrix;
 mod panel;
 mod rows;
 mod step;
-mod threads;
 
 pub(crate) use self::gate::{Gate, gate};
-pub(crate) use self::linear::linear;
+pub(crate) use self::linear::{gated_linear, linear};
 pub(crate) use self::rows::{Heads, attend_rows};
 pub(crate) use self::step::attend_step;
 
@@ -69,25 +68,38 @@ impl<'a> Numbers<'a> {
 
 /// Numbers that threads write, each to places of its own.
 #[derive(Clone, Copy)]
-struct Output {
-    start: *mut f32,
+struct Output<T = f32> {
+    start: *mut T,
     len: usize,
 }
 
 // SAFETY: who shares it sees to it that no two threads write to one place.
 #[allow(unsafe_code)]
-unsafe impl Sync for Output {}
+unsafe impl<T> Sync for Output<T> {}
+
+impl Output<u16> {
+    /// None for a tensor that is not contiguous bfloat16 in main memory.
+    fn of_bfloat16(tensor: &mut Tensor) -> Option<Self> {
+        Self::of_kind(tensor, Kind::BFloat16)
+    }
+}
 
 impl Output {
     /// None for a tensor that is not contiguous float32 in main memory.
     fn of(tensor: &mut Tensor) -> Option<Self> {
-        let holds = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous();
+        Self::of_kind(tensor, Kind::Float)
+    }
+}
+
+impl<T> Output<T> {
+    fn of_kind(tensor: &mut Tensor, kind: Kind) -> Option<Self> {
+        let holds = tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.is_contiguous();
         holds.then(|| Self { start: tensor.data_ptr().cast(), len: tensor.numel() })
     }
 
     /// The place of an index, of which `count` numbers follow. Panics where there are fewer.
     #[allow(unsafe_code)]
-    fn at(self, index: usize, count: usize) -> *mut f32 {
+    fn at(self, index: usize, count: usize) -> *mut T {
         assert!(
             index.checked_add(count).is_some_and(|end| end <= self.len),
             "{index} + {count} of {}",

@@ -147,7 +147,7 @@ fn compute(
     if tokens * shape.heads * shape.width <= LITTLE {
         (0..parts).for_each(run);
     } else {
-        super::threads::for_each(parts, &run);
+        crate::threads::for_each(parts, &run);
     }
     true
 }

@@ -4,6 +4,8 @@
 
 use std::sync::LazyLock;
 
+use crate::threads::share;
+
 /// Weights that share a scale when this crate quantises.
 pub(crate) const BLOCK: usize = 64;
 
@@ -86,26 +88,6 @@ const LEAST: f32 = 1e-38;
 
 /// Weights that one thread takes at a time: whole blocks of any size.
 const SPAN: usize = 1 << 16;
-
-/// Shares pieces of work among as many threads as libtorch uses.
-fn share<W: Send>(work: Vec<W>, run: impl Fn(W) + Sync) {
-    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
-    let share = work.len().div_ceil(threads);
-    if share == work.len() {
-        return work.into_iter().for_each(run);
-    }
-    let run = &run;
-    std::thread::scope(|scope| {
-        let mut work = work.into_iter();
-        loop {
-            let part: Vec<W> = work.by_ref().take(share).collect();
-            if part.is_empty() {
-                break;
-            }
-            scope.spawn(move || part.into_iter().for_each(run));
-        }
-    });
-}
 
 /// The largest magnitude; not finite where a value is not.
 fn largest(values: &[f32]) -> f32 {

@@ -124,10 +124,10 @@ mod blocked {
     use std::cell::RefCell;
 
     use super::pack::{Element, Side};
-    use super::tile::{BLOCK_LINES, COLUMNS, LINES, PACKED_DEPTH, Part, bfloat16, float, with_room};
+    use super::tile::{BLOCK_LINES, COLUMNS, LINES, Part, bfloat16, float, with_room};
     use super::{Factor, Output, Precision};
     use crate::cpu::panel::Begin;
-    use crate::cpu::threads;
+    use crate::threads;
 
     /// Numbers of the second factor that are packed at once.
     const PACKED: usize = 1 << 21;
@@ -176,10 +176,14 @@ mod blocked {
             true => (0..parts).for_each(run),
             false => threads::for_each(parts, run),
         };
-        // Blocks of lines, all about as high.
-        let blocks = lines.div_ceil(BLOCK_LINES);
-        let high = lines.div_ceil(blocks).next_multiple_of(LINES).min(BLOCK_LINES);
-        let blocks = lines.div_ceil(high);
+        // Blocks of whole strips, all about as high, and as many for one thread as for another.
+        let strips = lines.div_ceil(LINES);
+        let blocks = strips.div_ceil(BLOCK_LINES / LINES);
+        let blocks = if alone { blocks } else { blocks.next_multiple_of(threads).min(strips) };
+        let block = |at: usize| {
+            let (first, end) = (at * strips / blocks * LINES, (at + 1) * strips / blocks * LINES);
+            (first, end.min(lines) - first)
+        };
         let panels = columns.div_ceil(COLUMNS);
         let chunk = (PACKED / (units * COLUMNS)).clamp(1, panels);
         SECOND.with_borrow_mut(|packed| {
@@ -193,13 +197,14 @@ mod blocked {
                 let beside = (count / (2 * threads)).clamp(1, PANELS);
                 each(count.div_ceil(beside), &|part| {
                     let panels = part * beside..((part + 1) * beside).min(count);
+                    let packed_depth = second.packed_depth();
                     for (at, panel) in (0..depth)
-                        .step_by(PACKED_DEPTH)
+                        .step_by(packed_depth)
                         .flat_map(|at| panels.clone().map(move |panel| (at, panel)))
                     {
                         let column = (begin + panel) * COLUMNS;
                         let (from, held) = (second.at(column, at), (columns - column).min(COLUMNS));
-                        let (depth, unit) = ((depth - at).min(PACKED_DEPTH), precision.units(at));
+                        let (depth, unit) = ((depth - at).min(packed_depth), precision.units(at));
                         // SAFETY: a processor with this precision has the instructions. The lines and the depth are the
                         // factor's, and every panel has its own place among the `chunk` that there is room for.
                         unsafe {
@@ -215,10 +220,13 @@ mod blocked {
                 let wide = count.div_ceil(groups);
                 let groups = count.div_ceil(wide);
                 each(blocks * groups, &|part| {
-                    let (line, panel) = (part / groups * high, part % groups * wide);
+                    let ((line, height), panel) = (block(part / groups), part % groups * wide);
+                    // Threads take parts in turn.
+                    let next = part + if alone { 1 } else { threads };
+                    let next = (next < blocks * groups).then(|| block(next / groups));
                     let column = (begin + panel) * COLUMNS;
                     let end = columns.min((begin + (panel + wide).min(count)) * COLUMNS);
-                    let (height, width) = (high.min(lines - line), end - column);
+                    let width = end - column;
                     let (rows, stride, row, place, across) = match to.transposed {
                         true => (width, lines, column, line, height),
                         false => (height, columns, line, column, width),
@@ -234,6 +242,7 @@ mod blocked {
                         results: to.y.at(row * stride + place, (rows - 1) * stride + across),
                         stride,
                         transposed: to.transposed,
+                        next: next.map(|(line, height)| (first.at(line, 0), height)),
                         begin: bias.map_or(Begin::Zero, |bias| Begin::Bias(bias[column..].as_ptr())),
                     };
                     with_room(|block| {

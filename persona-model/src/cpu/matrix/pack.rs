@@ -14,10 +14,16 @@ pub(in crate::cpu) struct Side<T> {
 #[allow(unsafe_code)]
 unsafe impl<T> Sync for Side<T> {}
 
-impl<T> Side<T> {
+impl<T: Copy> Side<T> {
     /// What begins at a line and a depth.
     pub(in crate::cpu) fn at(self, line: usize, depth: usize) -> Self {
         Self { start: self.start.wrapping_add(line * self.line + depth * self.depth), ..self }
+    }
+
+    /// Depth of which all lines are packed before more: where a line's numbers do not lie beside each other, what is beside
+    /// one line's is the next one's, and still in the cache.
+    pub(in crate::cpu) fn packed_depth(self) -> usize {
+        if self.depth == 1 { 1 << 12 } else { 32 }
     }
 }
 
@@ -131,6 +137,17 @@ unsafe fn narrow(high: __m512, low: __m512) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
+/// How far ahead in depth numbers are fetched: where those of one depth lie beside each other, and those of one line.
+const AHEAD_ACROSS: usize = 64;
+const AHEAD_ALONG: usize = 128;
+
+/// Has what begins at a place brought into the cache.
+#[allow(unsafe_code)]
+#[inline(always)]
+unsafe fn soon<T>(place: *const T) {
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
+}
+
 /// The mask of the first lanes.
 #[inline(always)]
 pub(super) fn first(count: usize) -> __mmask16 {
@@ -153,6 +170,9 @@ pub(super) unsafe fn pack<U: Unit, T: Element, const WIDTH: usize>(
             if from.line == 1 {
                 for unit in 0..depth.div_ceil(U::DEPTH) {
                     let at = unit * U::DEPTH;
+                    for ahead in AHEAD_ACROSS..AHEAD_ACROSS + U::DEPTH {
+                        soon(from.at(0, at + ahead).start);
+                    }
                     let numbers = U::across(from.at(0, at), first(held), depth - at);
                     _mm512_mask_storeu_epi32(to.add(unit * WIDTH).cast(), kept, numbers);
                 }
@@ -161,6 +181,9 @@ pub(super) unsafe fn pack<U: Unit, T: Element, const WIDTH: usize>(
             for at in (0..depth).step_by(16 * U::DEPTH) {
                 let mut block = [_mm512_setzero_si512(); 16];
                 for (line, units) in block.iter_mut().enumerate().take(held) {
+                    for ahead in (0..U::DEPTH).map(|ahead| AHEAD_ALONG + 16 * ahead) {
+                        soon(from.at(line, at + ahead).start);
+                    }
                     *units = U::along(from.at(line, at).start, depth - at);
                 }
                 transpose(&mut block);

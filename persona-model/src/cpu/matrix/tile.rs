@@ -14,10 +14,6 @@ pub(in crate::cpu) const COLUMNS: usize = 32;
 pub(in crate::cpu) const BLOCK_LINES: usize = 72;
 pub(in crate::cpu) const BLOCK_UNITS: usize = 768;
 
-/// Depth of which all lines are packed before more: where a line's numbers do not lie beside each other, what is beside one
-/// line's is the next one's, and still in the cache.
-pub(in crate::cpu) const PACKED_DEPTH: usize = 128;
-
 /// Lends the place in which this thread packs blocks of the first factor, which it keeps.
 pub(in crate::cpu) fn with_room<R>(run: impl FnOnce(&mut [u32]) -> R) -> R {
     thread_local! {
@@ -47,6 +43,8 @@ pub(in crate::cpu) struct Part<T> {
     pub(in crate::cpu) stride: usize,
     pub(in crate::cpu) transposed: bool,
     pub(in crate::cpu) begin: Begin,
+    /// The first factor of the part that this thread will probably compute next, and its lines; of the same depth.
+    pub(in crate::cpu) next: Option<(Side<T>, usize)>,
 }
 
 /// Up to [`LINES`] by [`COLUMNS`] results.
@@ -57,6 +55,38 @@ struct Tile {
     columns: usize,
     transposed: bool,
     begin: Begin,
+    ahead: Ahead,
+}
+
+/// Places of the cache's lines that are fetched while a tile is computed, one a unit: packing would wait for them.
+#[derive(Clone, Copy)]
+struct Ahead {
+    start: *const u8,
+    step: usize,
+}
+
+impl Ahead {
+    /// What the `at`-th of so many tiles fetches of a factor's lines.
+    fn of<U: Unit, T: Element>(side: Side<T>, lines: usize, (at, tiles): (usize, usize)) -> Option<Self> {
+        const CACHE_LINE: usize = 64;
+        // A tile passes once through the depth: of one line, or of numbers of some lines beside each other.
+        let requests = match side.depth {
+            1 => lines,
+            _ => (lines * size_of::<T>() / CACHE_LINE + 2) * U::DEPTH,
+        };
+        let request = (at * requests).div_ceil(tiles);
+        if request * tiles >= (at + 1) * requests {
+            return None;
+        }
+        let start = match side.depth {
+            1 => side.at(request, 0).start.cast::<u8>(),
+            _ => {
+                let within = request / U::DEPTH * CACHE_LINE;
+                side.at(0, request % U::DEPTH).start.cast::<u8>().wrapping_add(within)
+            }
+        };
+        Some(Self { start, step: U::DEPTH * side.depth * size_of::<T>() })
+    }
 }
 
 #[allow(unsafe_code)]
@@ -65,7 +95,10 @@ unsafe fn tile<U: Unit, const M: usize>(units: usize, a: *const u32, b: *const u
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; M];
         let (mut a, mut b) = (a, b);
+        let Ahead { mut start, step } = tile.ahead;
         for _ in 0..units {
+            _mm_prefetch::<_MM_HINT_T1>(start.cast());
+            start = start.wrapping_add(step);
             let low = _mm512_loadu_si512(b.cast());
             let high = _mm512_loadu_si512(b.add(16).cast());
             for (m, sums) in sums.iter_mut().enumerate() {
@@ -132,19 +165,26 @@ unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32]) {
         for unit in (0..all).step_by(BLOCK_UNITS) {
             let (units, begin) = ((all - unit).min(BLOCK_UNITS), unit * U::DEPTH);
             let depth = (part.depth - begin).min(units * U::DEPTH);
-            for at in (0..depth).step_by(PACKED_DEPTH) {
-                let depth = (depth - at).min(PACKED_DEPTH);
+            let chunk = part.a.packed_depth();
+            for at in (0..depth).step_by(chunk) {
+                let depth = (depth - at).min(chunk);
                 for line in (0..part.lines).step_by(LINES) {
                     let lines = (part.lines - line).min(LINES);
                     let to = room.add(line * units + at / U::DEPTH * LINES);
                     pack::<U, T, LINES>(part.a.at(line, begin + at), (lines, depth), to);
                 }
             }
+            let rest = unit + units < all;
+            let next = if rest { Some((part.a.at(0, begin + depth), part.lines)) } else { part.next };
+            let tiles = part.columns.div_ceil(COLUMNS) * part.lines.div_ceil(LINES);
+            let mut done = 0;
             for column in (0..part.columns).step_by(COLUMNS) {
                 let b = part.b.add(column * part.held + unit * COLUMNS);
                 for line in (0..part.lines).step_by(LINES) {
                     let a = room.add(line * units).cast_const();
                     let (row, place) = if part.transposed { (column, line) } else { (line, column) };
+                    let ahead = next.and_then(|(side, lines)| Ahead::of::<U, T>(side, lines, (done, tiles)));
+                    done += 1;
                     let at = Tile {
                         results: part.results.add(row * part.stride + place),
                         stride: part.stride,
@@ -155,6 +195,7 @@ unsafe fn compute<U: Unit, T: Element>(part: Part<T>, room: &mut [u32]) {
                             Begin::Bias(bias) => Begin::Bias(bias.wrapping_add(column)),
                             begin => begin,
                         },
+                        ahead: ahead.unwrap_or(Ahead { start: a.cast(), step: 0 }),
                     };
                     match part.lines - line {
                         1 => tile::<U, 1>(units, a, b, at),

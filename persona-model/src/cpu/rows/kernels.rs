@@ -6,16 +6,17 @@ use std::ops::Range;
 use tch::Tensor;
 
 use super::{Output, Place, Precision, Shape, Span, unread};
+use crate::cpu::Numbers;
 use crate::cpu::exp::{exp, softmax};
 use crate::cpu::lanes::{Avx512, Lanes};
 use crate::cpu::matrix::pack::Side;
-use crate::cpu::matrix::tile::{BLOCK_LINES, COLUMNS, Part, bfloat16, float, with_room};
+use crate::cpu::matrix::tile::{BLOCK_LINES, COLUMNS, LINES, Part, bfloat16, float, with_room};
 use crate::cpu::panel::Begin;
-use crate::cpu::{Numbers, threads};
 use crate::error::Result;
+use crate::threads;
 
 /// Queries that meet their keys at once.
-const QUERIES: usize = 96;
+const QUERIES: usize = 72;
 
 /// What one thread works with, and keeps for the next row.
 #[derive(Default)]
@@ -32,7 +33,7 @@ struct Scratch {
     /// `[QUERIES, S]`.
     weights: Vec<f32>,
     slopes: Vec<f32>,
-    /// Gradients of a row's keys and values, `[S, W]`.
+    /// Gradients of a family's keys and values, `[S, W]`; zero between families.
     of_keys: Vec<f32>,
     of_values: Vec<f32>,
 }
@@ -46,40 +47,78 @@ fn for_each_part(parts: &[&[Span]], heads: usize, run: &(dyn Fn(&[Span], usize, 
     });
 }
 
-/// Copies the tokens that a row sees: `[S, W]`.
-fn gather(from: Place, head: usize, span: &Span, width: usize, to: &mut Vec<f32>) {
-    to.clear();
-    for token in span.tokens() {
+/// Rows that follow each other and continue the same tokens, which are then copied and packed once; some of them, so that
+/// threads have enough families.
+fn families(spans: &[Span]) -> impl Iterator<Item = &[Span]> {
+    const ROWS: usize = 8;
+    spans.chunk_by(Span::is_sibling).flat_map(|family| family.chunks(ROWS))
+}
+
+/// A row of a family.
+struct Turn<'a> {
+    span: &'a Span,
+    /// Tokens that are packed as the row before left them: whole panels.
+    kept: usize,
+    /// The most tokens that a row of the family sees.
+    longest: usize,
+    last: bool,
+}
+
+/// The rows of a family that have queries.
+fn turns(family: &[Span]) -> impl Iterator<Item = Turn<'_>> {
+    let longest = family.iter().map(Span::keys).max().unwrap_or(0);
+    let count = family.iter().filter(|span| !span.queries.is_empty()).count();
+    let spans = family.iter().filter(|span| !span.queries.is_empty()).enumerate();
+    spans.map(move |(at, span)| {
+        let kept = if at == 0 { 0 } else { span.past / COLUMNS * COLUMNS };
+        Turn { span, kept, longest, last: at + 1 == count }
+    })
+}
+
+/// Copies the tokens that a row sees, but for those that are there: `[S, W]`.
+fn gather(from: Place, head: usize, (span, kept): (&Span, usize), width: usize, to: &mut Vec<f32>) {
+    to.truncate(kept * width);
+    for token in span.tokens().skip(kept) {
         // SAFETY: spans lie within the tokens of the tensor, each of which has W numbers a head.
         to.extend_from_slice(unsafe { std::slice::from_raw_parts(from.at(token, head), width) });
     }
 }
 
-/// Adds what belongs to the tokens that a row sees to where they lie.
-fn scatter(from: &[f32], to: Place, head: usize, span: &Span, width: usize) {
-    for (token, from) in span.tokens().zip(from.chunks_exact(width)) {
+/// Adds what belongs to some of the tokens that a row sees to where they lie, and leaves zero.
+fn scatter(from: &mut [f32], to: Place, head: usize, (span, some): (&Span, Range<usize>), width: usize) {
+    let from = &mut from[some.start * width..some.end * width];
+    for (token, from) in span.tokens().skip(some.start).zip(from.chunks_exact_mut(width)) {
         // SAFETY: as in `gather`; no other thread has this head of these tokens.
         let to = unsafe { std::slice::from_raw_parts_mut(to.at(token, head).cast_mut(), width) };
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        to.iter_mut().zip(&*from).for_each(|(to, from)| *to += from);
+        from.fill(0.0);
     }
 }
 
 impl Precision {
-    /// Packs a factor of so many lines and so much depth.
+    /// Packs these lines of a factor, in this depth, where panels hold `held` units. Lines and depth begin where a panel and a
+    /// unit do, and what stands before them stays.
     ///
     /// # Safety
     /// The factor has them, and the processor the precision's instructions.
-    unsafe fn pack(self, from: Side<f32>, (lines, depth): (usize, usize), to: &mut Vec<u32>) {
-        let (panels, size) = (lines.div_ceil(COLUMNS), COLUMNS * self.units(depth));
+    unsafe fn pack(
+        self,
+        from: Side<f32>,
+        (lines, depth): (Range<usize>, Range<usize>),
+        held: usize,
+        to: &mut Vec<u32>,
+    ) {
+        let (panels, size) = (lines.end.div_ceil(COLUMNS), COLUMNS * held);
         to.resize(panels * size, 0);
-        for panel in 0..panels {
-            let (line, to) = (panel * COLUMNS, to[panel * size..].as_mut_ptr());
-            let (from, lines) = (from.at(line, 0), (lines - line).min(COLUMNS));
+        for panel in lines.start / COLUMNS..panels {
+            let line = panel * COLUMNS;
+            let to = to[panel * size..][..size][COLUMNS * self.units(depth.start)..].as_mut_ptr();
+            let (from, lines) = (from.at(line, depth.start), (lines.end - line).min(COLUMNS));
             // SAFETY: the place has room for the panel; the rest is the caller's word.
             unsafe {
                 match self {
-                    Self::Float => float::panel(from, lines, depth, to),
-                    Self::BFloat16 => bfloat16::panel(from, lines, depth, to),
+                    Self::Float => float::panel(from, lines, depth.len(), to),
+                    Self::BFloat16 => bfloat16::panel(from, lines, depth.len(), to),
                 }
             }
         }
@@ -115,8 +154,11 @@ struct Block {
 impl Block {
     fn all(span: &Span, causal: bool) -> impl Iterator<Item = Self> {
         let Range { start, end } = span.queries;
-        (start..end).step_by(QUERIES).map(move |first| {
-            let count = (end - first).min(QUERIES);
+        // All about as high: what a block's first queries do not see is computed for nothing.
+        let blocks = (end - start).div_ceil(QUERIES).max(1);
+        let high = (end - start).div_ceil(blocks).next_multiple_of(LINES).clamp(LINES, QUERIES);
+        (start..end).step_by(high).map(move |first| {
+            let count = (end - first).min(high);
             let causal_from = causal.then_some(span.past + first);
             Self { first, count, causal_from, keys: causal_from.map_or(span.keys(), |seen| seen + count) }
         })
@@ -137,18 +179,19 @@ pub(super) fn forward(
 ) -> Result<()> {
     let (Some(output), Some(sums)) = (Output::of(output), Output::of(sums)) else { return Err(unread()) };
     let Shape { heads, key_heads, width, scale, causal, precision, .. } = shape;
-    let rows: Vec<&[Span]> = groups.iter().flat_map(|group| group.chunks(1)).collect();
-    for_each_part(&rows, key_heads, &|spans, key_head, scratch| {
-        for span in spans.iter().filter(|span| !span.queries.is_empty()) {
-            let seen = span.keys();
-            gather(k, key_head, span, width, &mut scratch.keys);
-            gather(v, key_head, span, width, &mut scratch.values);
+    let rows: Vec<&[Span]> = groups.iter().flat_map(|group| families(group)).collect();
+    for_each_part(&rows, key_heads, &|family, key_head, scratch| {
+        for Turn { span, kept, longest, .. } in turns(family) {
+            let (seen, held) = (span.keys(), precision.units(longest));
+            gather(k, key_head, (span, kept), width, &mut scratch.keys);
+            gather(v, key_head, (span, kept), width, &mut scratch.values);
             let by_token = Side { start: scratch.keys.as_ptr(), line: width, depth: 1 };
             let by_width = Side { start: scratch.values.as_ptr(), line: 1, depth: width };
             // SAFETY: both hold S W numbers.
             unsafe {
-                precision.pack(by_token, (seen, width), &mut scratch.keys_by_token);
-                precision.pack(by_width, (width, seen), &mut scratch.values_packed);
+                let by_unit = precision.units(width);
+                precision.pack(by_token, (kept..seen, 0..width), by_unit, &mut scratch.keys_by_token);
+                precision.pack(by_width, (0..width, kept..seen), held, &mut scratch.values_packed);
             }
             scratch.weights.resize(QUERIES * seen, 0.0);
             let weights = scratch.weights.as_mut_ptr();
@@ -169,6 +212,7 @@ pub(super) fn forward(
                             stride: seen,
                             transposed: false,
                             begin: Begin::Zero,
+                            next: None,
                         });
                         let mut factors = [0.0; QUERIES];
                         for (at, factor) in factors.iter_mut().enumerate().take(block.count) {
@@ -182,13 +226,14 @@ pub(super) fn forward(
                             a: Side { start: weights, line: seen, depth: 1 },
                             lines: block.count,
                             b: scratch.values_packed.as_ptr(),
-                            held: precision.units(seen),
+                            held,
                             columns: width,
                             depth: block.keys,
                             results,
                             stride: heads * width,
                             transposed: false,
                             begin: Begin::Zero,
+                            next: None,
                         });
                         for (at, factor) in factors.iter().enumerate().take(block.count) {
                             let result = output.at(((token + at) * heads + head) * width, width);
@@ -215,27 +260,35 @@ pub(super) fn backward(
     assert_eq!(sums.len(), tokens * heads);
     let groups: Vec<&[Span]> = groups.iter().map(Vec::as_slice).collect();
     for_each_part(&groups, key_heads, &|spans, key_head, scratch| {
-        for span in spans.iter().filter(|span| !span.queries.is_empty()) {
-            let seen = span.keys();
-            gather(k, key_head, span, width, &mut scratch.keys);
-            gather(v, key_head, span, width, &mut scratch.values);
+        let of_queries = key_head * (heads / key_heads)..(key_head + 1) * (heads / key_heads);
+        for token in spans.iter().flat_map(|span| span.start..span.start + span.len) {
+            let queries = of_queries.clone().map(|head| dq.at(token, head));
+            for start in queries.chain([dk.at(token, key_head), dv.at(token, key_head)]) {
+                // SAFETY: as in `gather`; no other thread has these heads of this token.
+                unsafe { start.cast_mut().write_bytes(0, width) };
+            }
+        }
+        for Turn { span, kept, longest, last } in families(spans).flat_map(turns) {
+            let (seen, held) = (span.keys(), precision.units(longest));
+            gather(k, key_head, (span, kept), width, &mut scratch.keys);
+            gather(v, key_head, (span, kept), width, &mut scratch.values);
             let (keys, values) = (scratch.keys.as_ptr(), scratch.values.as_ptr());
             // SAFETY: both hold S W numbers.
             unsafe {
                 let by_token = |start| Side { start, line: width, depth: 1 };
-                precision.pack(by_token(keys), (seen, width), &mut scratch.keys_by_token);
-                precision.pack(by_token(values), (seen, width), &mut scratch.values_packed);
+                let (by_unit, new) = (precision.units(width), (kept..seen, 0..width));
+                precision.pack(by_token(keys), new.clone(), by_unit, &mut scratch.keys_by_token);
+                precision.pack(by_token(values), new, by_unit, &mut scratch.values_packed);
                 let by_width = Side { start: keys, line: 1, depth: width };
-                precision.pack(by_width, (width, seen), &mut scratch.keys_by_width);
+                precision.pack(by_width, (0..width, kept..seen), held, &mut scratch.keys_by_width);
             }
             for sums in [&mut scratch.of_keys, &mut scratch.of_values] {
-                sums.clear();
-                sums.resize(seen * width, 0.0);
+                sums.resize(sums.len().max(longest * width), 0.0);
             }
             scratch.weights.resize(QUERIES * seen, 0.0);
             scratch.slopes.resize(QUERIES * seen, 0.0);
             let (weights, slopes) = (scratch.weights.as_mut_ptr(), scratch.slopes.as_mut_ptr());
-            for head in (0..heads / key_heads).map(|at| key_head * (heads / key_heads) + at) {
+            for head in of_queries.clone() {
                 for block in Block::all(span, causal) {
                     let (token, count) = (span.start + block.first, block.count);
                     let query = Side { start: q.at(token, head), line: q.token, depth: 1 };
@@ -253,6 +306,7 @@ pub(super) fn backward(
                             stride: seen,
                             transposed: false,
                             begin: Begin::Zero,
+                            next: None,
                         };
                         precision.multiply(with_keys(query, &scratch.keys_by_token, weights));
                         precision.multiply(with_keys(arrived, &scratch.values_packed, slopes));
@@ -265,17 +319,19 @@ pub(super) fn backward(
                             a: Side { start: slopes, line: seen, depth: 1 },
                             lines: count,
                             b: scratch.keys_by_width.as_ptr(),
-                            held: precision.units(seen),
+                            held,
                             columns: width,
                             depth: block.keys,
                             results: dq.at(token, head).cast_mut(),
                             stride: dq.token,
                             transposed: false,
                             begin: Begin::Zero,
+                            next: None,
                         });
                         let across = |side: Side<f32>| Side { line: 1, depth: side.line, ..side };
-                        precision.pack(across(query), (width, count), &mut scratch.queries_packed);
-                        precision.pack(across(arrived), (width, count), &mut scratch.passed_packed);
+                        let (all, by_unit) = ((0..width, 0..count), precision.units(count));
+                        precision.pack(across(query), all.clone(), by_unit, &mut scratch.queries_packed);
+                        precision.pack(across(arrived), all, by_unit, &mut scratch.passed_packed);
                         let of_tokens = |weights: *const f32, b: &[u32], results: &mut [f32]| Part {
                             a: Side { start: weights, line: 1, depth: seen },
                             lines: block.keys,
@@ -287,6 +343,7 @@ pub(super) fn backward(
                             stride: width,
                             transposed: false,
                             begin: Begin::Add,
+                            next: None,
                         };
                         precision.multiply(of_tokens(slopes, &scratch.queries_packed, &mut scratch.of_keys));
                         precision.multiply(of_tokens(
@@ -297,8 +354,9 @@ pub(super) fn backward(
                     }
                 }
             }
-            scatter(&scratch.of_keys, dk, key_head, span, width);
-            scatter(&scratch.of_values, dv, key_head, span, width);
+            let some = if last { 0..seen } else { span.past..seen };
+            scatter(&mut scratch.of_keys, dk, key_head, (span, some.clone()), width);
+            scatter(&mut scratch.of_values, dv, key_head, (span, some), width);
         }
     });
     Ok(())

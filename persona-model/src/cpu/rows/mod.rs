@@ -77,6 +77,12 @@ impl Span {
     fn tokens(&self) -> impl Iterator<Item = usize> {
         self.seen.iter().cloned().flatten()
     }
+
+    /// Whether another row continues the same tokens.
+    fn is_sibling(&self, other: &Self) -> bool {
+        self.past > 0
+            && self.seen.split_last().map(|(_, seen)| seen) == other.seen.split_last().map(|(_, seen)| seen)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -144,11 +150,11 @@ pub(crate) fn attend_rows(heads: &Heads<'_>, rows: &[Row], settings: Settings<'_
         let gradient = gradient.f_contiguous()?;
         let Some(passed) = Place::of(&gradient) else { return Err(unread()) };
         let (whole, results) = if together {
-            let all = Tensor::f_zeros([tokens, 3, shape.heads as i64, width], float)?;
+            let all = Tensor::f_empty([tokens, 3, shape.heads as i64, width], float)?;
             let parts = all.f_unbind(1)?;
             (Some(all), parts)
         } else {
-            (None, parts.iter().map(|part| Tensor::f_zeros(part.size(), float)).collect::<Result<_, _>>()?)
+            (None, parts.iter().map(|part| Tensor::f_empty(part.size(), float)).collect::<Result<_, _>>()?)
         };
         let [Some(dq), Some(dk), Some(dv)] = [0, 1, 2].map(|part| results.get(part).and_then(Place::of))
         else {
@@ -167,7 +173,8 @@ fn unread() -> Error {
     Error::Batch("attention over tensors in a form that was not expected".to_owned())
 }
 
-/// Rows that share tokens, which one thread takes at once where it adds to them; None for rows that continue a cache.
+/// Rows that share tokens, which one thread takes at once where it adds to them; None for rows that continue a cache, and for
+/// tokens of no row.
 fn groups(rows: &[Row], tokens: usize, wanted: Option<&[i64]>) -> Option<Vec<Vec<Span>>> {
     let queries = queries(rows, wanted);
     let mut groups: Vec<Vec<Span>> = Vec::new();
@@ -190,7 +197,8 @@ fn groups(rows: &[Row], tokens: usize, wanted: Option<&[i64]>) -> Option<Vec<Vec
             None => groups.push(vec![span]),
         }
     }
-    Some(groups)
+    let held: usize = rows.iter().map(|row| row.len).sum();
+    (held == tokens).then_some(groups)
 }
 
 /// Of each row the places from the first wanted token to the last.
@@ -331,6 +339,24 @@ mod tests {
             check(&shared, (4, 1, 33), true, kind);
             check(&tree, (3, 3, 20), true, kind);
             check(&tree, (4, 2, 64), true, kind);
+        }
+    }
+
+    #[test]
+    fn rows_that_continue_the_same_tokens_do_not_meet() {
+        let family = |past: usize, lens: &[usize]| {
+            let mut rows = vec![row(0, past, None)];
+            let mut start = past;
+            for &len in lens.iter().chain(lens) {
+                rows.push(row(start, len, Some((0, past))));
+                start += len;
+            }
+            rows
+        };
+        for kind in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+            check(&family(70, &[20, 40, 1, 100]), (2, 1, 20), true, kind);
+            check(&family(64, &[33, 1]), (2, 2, 33), true, kind);
+            check(&family(31, &[2, 1, 70, 3, 4]), (1, 1, 16), true, kind);
         }
     }
 

@@ -1,8 +1,8 @@
 //! The threads that libtorch computes with.
 
 use std::ffi::{c_uint, c_void};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// OpenMP's entry into a parallel region, as libgomp and LLVM's runtime have it: `GOMP_parallel(fn, data, threads, flags)`.
 type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
@@ -16,7 +16,7 @@ struct Job<'a> {
 /// Runs every part once, on libtorch's own threads: they wait for work in a loop between libtorch's operations, and other
 /// threads would have to share the cores with them. Where its runtime is another one, all parts run here, in turn.
 #[allow(unsafe_code)]
-pub(super) fn for_each(parts: usize, run: &(dyn Fn(usize) + Sync)) {
+pub(crate) fn for_each(parts: usize, run: &(dyn Fn(usize) + Sync)) {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).min(parts);
     let mut job = Job { next: AtomicUsize::new(0), parts, run };
     let data = std::ptr::from_mut(&mut job).cast::<c_void>();
@@ -28,6 +28,17 @@ pub(super) fn for_each(parts: usize, run: &(dyn Fn(usize) + Sync)) {
         }
         _ => work(data),
     }
+}
+
+/// Runs `run` on every piece of work, shared among libtorch's own threads, as many as [`tch::get_num_threads`] says; returns
+/// when all are done. Which thread takes which piece is left to chance. A panic in `run` ends the program where there are
+/// several threads.
+pub fn share<W: Send>(work: Vec<W>, run: impl Fn(W) + Sync) {
+    let pieces: Vec<Mutex<Option<W>>> = work.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
+    for_each(pieces.len(), &|at| {
+        let piece = pieces[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        piece.into_iter().for_each(&run);
+    });
 }
 
 /// Takes parts until none is left. A panic in a part ends the program: it may not pass through OpenMP.
@@ -72,6 +83,14 @@ mod tests {
         }
         let counts: Vec<u32> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         assert_eq!((counts[0], &counts[1..]), (2, vec![1; 36].as_slice()));
+    }
+
+    #[test]
+    fn every_piece_of_work_is_done_once() {
+        let mut numbers: Vec<u64> = (0..1000).collect();
+        share(numbers.chunks_mut(7).collect(), |chunk| chunk.iter_mut().for_each(|number| *number += 1));
+        assert!(numbers.iter().zip(1..).all(|(&number, expected)| number == expected));
+        share(Vec::<u64>::new(), |_| unreachable!());
     }
 
     #[test]
