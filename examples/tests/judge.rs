@@ -6,7 +6,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use persona_data::{Dialogue, EntailmentRule, Format, LabelChoice, Speaker, Turn, open, write_jsonl};
+use persona_data::{
+    Dialogue, EntailmentRule, Format, LabelChoice, Speaker, Turn, WordPieceOptions, open, train_wordpiece,
+    write_jsonl,
+};
 use persona_examples::judge::{
     Judge, JudgeRecipe, LabelOptions, SHIPPED, ScorePart, Trained, evaluate, label, match_shares, train,
     write_pairs,
@@ -14,7 +17,8 @@ use persona_examples::judge::{
 use persona_examples::progress::Interrupt;
 use persona_examples::workspace::Start;
 use persona_metrics::{Consistency, Judgement, PersonaJudge};
-use tch::{Device, Tensor};
+use persona_model::{BertClassifier, BertConfig, Model};
+use tch::{Device, Kind, Tensor};
 
 const PETS: [&str; 6] = ["dog", "cat", "horse", "parrot", "snake", "turtle"];
 const FRESH: &str =
@@ -134,6 +138,93 @@ fn a_judge_is_trained_stopped_continued_and_trained_on() {
     let error = train(&recipe, &other, Start::Continue, &Interrupt::default()).unwrap_err().to_string();
     assert!(error.contains("another recipe"), "{error}");
     assert!(write_pairs(&recipe, &folder.path().join("pairs.jsonl")).unwrap() > 100);
+}
+
+/// A BERT without a judge's head.
+fn checkpoint(folder: &Path, texts: &[String]) {
+    let options = WordPieceOptions { vocab_size: 120, min_frequency: 1 };
+    let tokenizer = train_wordpiece(texts.iter().cloned(), &options, 32).unwrap();
+    let config = BertConfig {
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: 16,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        intermediate_size: 32,
+        max_position_embeddings: 32,
+        initializer_range: 0.2, // it is narrow
+        pad_token_id: Some(0),
+        ..BertConfig::default()
+    };
+    BertClassifier::new(config, 1, Device::Cpu, Kind::Float).unwrap().save(folder).unwrap();
+    tokenizer.save(folder).unwrap();
+}
+
+/// General pairs, then pairs of a persona, each in a published file's format.
+#[test]
+fn a_judge_goes_through_two_stages_in_english_and_in_chinese() {
+    const CLASSES: [&str; 3] = ["contradiction", "neutral", "entailment"];
+    let english = (["snli", "dnli"], ["no {} here .", "maybe a {} .", "the {} is mine ."], PETS);
+    let chinese = (
+        ["cmnli", "ocnli"],
+        ["\u{6211}\u{6ca1}\u{6709}{}", "\u{4e5f}\u{8bb8}\u{662f}{}", "\u{6211}\u{6709}{}"],
+        ["\u{72d7}", "\u{732b}", "\u{9a6c}", "\u{9e1f}", "\u{86c7}", "\u{9f9f}"],
+    );
+    for (formats, sentences, animals) in [english, chinese] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let pairs: Vec<(String, String, usize)> = (0..90)
+            .map(|at| {
+                let said = |class: usize, animal: usize| sentences[class].replace("{}", animals[animal % 6]);
+                (said(2, at), said(at % 3, at / 3), at % 3)
+            })
+            .collect();
+        let texts: Vec<String> = pairs.iter().flat_map(|(a, b, _)| [a.clone(), b.clone()]).collect();
+        checkpoint(&folder.path().join("checkpoint"), &texts);
+        for format in formats {
+            let lines = pairs.iter().map(|(premise, hypothesis, class)| {
+                let (key, label) = match (format, CLASSES[*class]) {
+                    ("snli", label) => ("gold_label", label),
+                    ("dnli", "contradiction") => ("label", "negative"),
+                    ("dnli", "entailment") => ("label", "positive"),
+                    (_, label) => ("label", label),
+                };
+                serde_json::json!({key: label, "sentence1": premise, "sentence2": hypothesis}).to_string()
+            });
+            let lines: Vec<String> = lines.collect();
+            let text = if format == "dnli" { format!("[{}]", lines.join(", ")) } else { lines.join("\n") };
+            std::fs::write(folder.path().join(format), text).unwrap();
+        }
+        let stage = |out: &str, model: &str, format: &str, settings: &str| {
+            let (out, model, path) = (at(out), at(model), at(format));
+            let data = format!("kind = 'nli'\nformat = '{format}'\npath = '{path}'\n");
+            let text = format!(
+                "title = 'stage'\nout = '{out}'\nseed = 3\ndevice = 'cpu'\nmax_tokens = 32\n\
+                 [model]\nkind = 'folder'\nfolder = '{model}'\n[[train_data]]\n{data}[[valid_data]]\n{data}\
+                 [train]\nbatch_size = 30\nmicro_batch_size = 30\nlearning_rate = 1e-2\n{settings}\n"
+            );
+            let path = folder.path().join("recipe.toml");
+            std::fs::write(&path, text).unwrap();
+            let (recipe, text) = JudgeRecipe::load(&path).unwrap();
+            match train(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap() {
+                Trained::Judge { folder, .. } => folder,
+                Trained::Interrupted => panic!("nobody interrupted it"),
+            }
+        };
+        let general = stage("general", "checkpoint", formats[0], "steps = 60\nwarmup_steps = 5");
+        let model = general.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned();
+        // A step of a learning rate of zero: the second stage begins with the first one's judge, head and all.
+        let begun = stage("begun", &model, formats[1], "steps = 1\nwarmup_steps = 1\nschedule = 'constant'");
+        let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+        assert_eq!(weights(&general), weights(&begun));
+        let personal = stage("personal", &model, formats[1], "steps = 20\nwarmup_steps = 2");
+        assert_ne!(weights(&general), weights(&personal));
+        let judge = Judge::load(&personal, Device::Cpu).unwrap();
+        let asked: Vec<(&str, &str)> = pairs.iter().map(|(a, b, _)| (a.as_str(), b.as_str())).collect();
+        let expected = [Judgement::Contradiction, Judgement::Neutral, Judgement::Entailment];
+        let judged = judge.judge(&asked).unwrap();
+        let right = judged.iter().zip(&pairs).filter(|(judged, (.., class))| **judged == expected[*class]);
+        assert!(right.count() >= 80, "{formats:?}: {judged:?}");
+    }
 }
 
 #[test]
@@ -351,7 +442,8 @@ fn what_is_wrong_with_a_recipe_is_named() {
     let error = format!("{:#}", train(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap_err());
     assert!(error.contains("`model.folder`, no/such/folder"), "{error}");
     assert!(!folder.path().join("out").exists(), "nothing is written before everything is read");
-    for name in ["judge.toml", "judge_again.toml", "judge_small.toml"] {
+    let names = ["judge", "judge_again", "judge_scratch", "judge_small", "judge_general", "judge_persona"];
+    for name in names.map(|name| format!("{name}.toml")) {
         JudgeRecipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name)).unwrap();
     }
 }
