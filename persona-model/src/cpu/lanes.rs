@@ -16,7 +16,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    /// The larger ones.
+    /// The larger ones; those of `b` where one is not a number.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest whole numbers.
     unsafe fn round(a: Self::V) -> Self::V;

@@ -390,12 +390,16 @@ unsafe fn slopes_row(
             Avx512::store(weights.add(at), weight);
             lanes = Avx512::mul_add(weight, Avx512::load(slopes.add(at)), lanes);
         }
-        let mut mean = Avx512::sum(lanes);
-        for at in whole..seen {
-            let weight = (*weights.add(at) * scale - sum).exp();
-            *weights.add(at) = weight;
-            mean += weight * *slopes.add(at);
-        }
+        // What fills no register; zeros beyond.
+        let (rest, mut last, mut passed) = (seen - whole, [f32::NEG_INFINITY; N], [0.0; N]);
+        std::ptr::copy_nonoverlapping(weights.add(whole), last.as_mut_ptr(), rest);
+        std::ptr::copy_nonoverlapping(slopes.add(whole), passed.as_mut_ptr(), rest);
+        let weight = exp::<Avx512>(Avx512::mul_add(Avx512::load(last.as_ptr()), factor, base));
+        Avx512::store(last.as_mut_ptr(), weight);
+        last[rest..].fill(0.0);
+        lanes = Avx512::mul_add(Avx512::load(last.as_ptr()), Avx512::load(passed.as_ptr()), lanes);
+        std::ptr::copy_nonoverlapping(last.as_ptr(), weights.add(whole), rest);
+        let mean = Avx512::sum(lanes);
         let less = Avx512::splat(-mean);
         for at in (0..whole).step_by(N) {
             let slope = Avx512::add(Avx512::load(slopes.add(at)), less);

@@ -379,6 +379,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_a_number_reaches_those_who_see_it() {
+        for (len, bad) in [(3, 1), (40, 20), (40, 39)] {
+            let [q, k, v] = [1.0, 2.0, 3.0].map(|seed| random(&[len, 1, 16], seed).detach());
+            let attend = |k: &Tensor| {
+                let heads = [&q, k, &v].map(|x| x.detach().set_requires_grad(true));
+                let [q, k, v] = &heads;
+                let rows = [row(0, len as usize, None)];
+                let y = attend_rows(&Heads::Apart([q, k, v]), &rows, settings(Kind::Float, true)).unwrap()?;
+                let slopes = Tensor::run_backward(&[y.sum(Kind::Float)], &[q], false, false).remove(0);
+                Some([y.detach(), slopes])
+            };
+            let Some(good) = attend(&k) else { return };
+            let broken = k.copy();
+            let _ = broken.get(bad).fill_(f64::NAN);
+            let broken = attend(&broken).unwrap();
+            assert_eq!(good[0].narrow(0, 0, bad), broken[0].narrow(0, 0, bad));
+            for broken in &broken {
+                let seen = broken.narrow(0, bad, len - bad).isnan().all();
+                assert!(bool::try_from(seen).unwrap(), "{len} {bad}");
+            }
+        }
+    }
+
+    #[test]
     fn rows_of_a_cache_that_holds_tokens_are_left_to_others() {
         let x = random(&[3, 2, 16], 1.0).detach();
         let rows = [Row { start: 0, len: 3, context: Context::Cached(0), past: 4 }];
