@@ -1,5 +1,6 @@
 //! The folder of a run: what is finished lies in a file, and is read instead of made again.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,6 +47,26 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Workspace {
     folder: PathBuf,
+    _held: File,
+}
+
+/// Keeps other processes from a folder, by its marker, for as long as the file is open.
+///
+/// # Errors
+/// When another one has it; when the marker cannot be read.
+pub(crate) fn hold(folder: &Path, marker: &str) -> Result<File> {
+    let path = folder.join(marker);
+    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        // A file system without locks is no reason not to work.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "{}: another process works in this folder; wait for it, or give another `out`",
+                folder.display()
+            )
+        }
+    }
 }
 
 impl Workspace {
@@ -76,15 +97,15 @@ impl Workspace {
     /// Opens the folder for a recipe's text, and makes it where it is not there.
     ///
     /// # Errors
-    /// As [`Workspace::check`]; when the folder cannot be written.
+    /// As [`Workspace::check`]; when the folder cannot be written, or another process works in it.
     pub fn open(folder: &Path, recipe: &str, start: Start) -> Result<Self> {
         Self::check(folder, recipe, start)?;
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let workspace = Self { folder: folder.to_path_buf() };
-        let marker = workspace.path(MARKER);
+        let marker = folder.join(MARKER);
         if !marker.exists() {
             persona_model::write_atomically(&marker, b"The files of a run. `--fresh` removes them.\n")?;
         }
+        let workspace = Self { folder: folder.to_path_buf(), _held: hold(folder, MARKER)? };
         if start == Start::Fresh || held_recipe(folder)?.as_deref() != Some(recipe) {
             // The recipe last: until then the folder still says whose the rest is.
             for name in RESULTS.iter().chain(SET_UP.iter().rev()) {
@@ -195,6 +216,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let workspace = open(folder.path(), "a = 1").unwrap();
         assert_eq!(workspace.cached("x/y.json", "i", || Ok(vec![1, 2])).unwrap(), [1, 2]);
+        assert!(open(folder.path(), "a = 1").unwrap_err().to_string().contains("another process"));
         let twice = || -> Result<Vec<i32>> { bail!("made twice") };
         assert_eq!(workspace.cached("x/y.json", "i", twice).unwrap(), [1, 2]);
         assert!(workspace.cached("z.json", "i", || -> Result<i32> { bail!("broken") }).is_err());
@@ -217,31 +239,33 @@ mod tests {
     #[test]
     fn results_of_another_recipe_are_refused_and_a_mere_set_up_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let workspace = open(folder.path(), "a = 1").unwrap();
-        std::fs::write(workspace.path("split.json"), "{}").unwrap();
+        let path = |name: &str| folder.path().join(name);
         open(folder.path(), "a = 1").unwrap();
-        assert!(workspace.path("split.json").exists());
+        std::fs::write(path("split.json"), "{}").unwrap();
+        open(folder.path(), "a = 1").unwrap();
+        assert!(path("split.json").exists());
         open(folder.path(), "a = 2").unwrap();
-        assert!(!workspace.path("split.json").exists());
-        std::fs::create_dir(workspace.path("plain")).unwrap();
+        assert!(!path("split.json").exists());
+        std::fs::create_dir(path("plain")).unwrap();
         open(folder.path(), "a = 2").unwrap();
         let error = open(folder.path(), "a = 3").unwrap_err().to_string();
         assert!(error.contains("another recipe"), "{error}");
-        assert!(workspace.path("plain").exists());
+        assert!(path("plain").exists());
     }
 
     #[test]
     fn a_fresh_start_removes_what_a_run_makes_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let workspace = open(folder.path(), "a = 1").unwrap();
-        std::fs::create_dir_all(workspace.path("plain/checkpoints")).unwrap();
-        std::fs::write(workspace.path("notes.txt"), "mine").unwrap();
+        let path = |name: &str| folder.path().join(name);
+        open(folder.path(), "a = 1").unwrap();
+        std::fs::create_dir_all(path("plain/checkpoints")).unwrap();
+        std::fs::write(path("notes.txt"), "mine").unwrap();
         Workspace::check(folder.path(), "a = 2", Start::Fresh).unwrap();
-        assert!(workspace.path("plain").exists());
+        assert!(path("plain").exists());
         Workspace::open(folder.path(), "a = 2", Start::Fresh).unwrap();
-        assert!(!workspace.path("plain").exists());
-        assert_eq!(std::fs::read_to_string(workspace.path("notes.txt")).unwrap(), "mine");
-        assert_eq!(std::fs::read_to_string(workspace.path("recipe.toml")).unwrap(), "a = 2");
+        assert!(!path("plain").exists());
+        assert_eq!(std::fs::read_to_string(path("notes.txt")).unwrap(), "mine");
+        assert_eq!(std::fs::read_to_string(path("recipe.toml")).unwrap(), "a = 2");
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn run(
     let store = Store::new(&recipe.out)?;
     let mut prepared = Prepared::of(recipe)?;
     let judge = Judge::load(&recipe.judge.folder, device)?;
-    store.make()?;
+    let _held = store.make()?;
     prepared.parts.split.save(store.path("split.json"))?;
     let mut left = limit.unwrap_or(usize::MAX);
     if let Some(key) = prepared.sources.labels.clone() {

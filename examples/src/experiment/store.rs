@@ -1,11 +1,14 @@
 //! The folder of an experiment: every cell in a folder of its own, called by a hash of what made it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use persona_model::write_atomically;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::workspace::hold;
 
 /// The file that tells an experiment's folder from any other.
 const MARKER: &str = ".persona-experiment";
@@ -44,18 +47,18 @@ impl Store {
         Ok(Self { folder: folder.to_path_buf() })
     }
 
-    /// Makes the folder.
+    /// Makes the folder, and keeps other processes from it for as long as the file is open.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn make(&self) -> Result<()> {
+    /// When it cannot be written, or another process works in it.
+    pub fn make(&self) -> Result<File> {
         let folder = &self.folder;
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let marker = folder.join(MARKER);
         if !marker.exists() {
             write_atomically(&marker, b"The files of an experiment; cells are called by what made them.\n")?;
         }
-        Ok(())
+        hold(folder, MARKER)
     }
 
     /// A place in the folder.
@@ -130,6 +133,9 @@ mod tests {
     fn a_cell_is_there_once_it_is_finished_and_damage_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(&folder.path().join("out")).unwrap();
+        let held = store.make().unwrap();
+        assert!(store.make().unwrap_err().to_string().contains("another process"));
+        drop(held);
         store.make().unwrap();
         let key = "0123456789abcdef0123456789abcdef".to_owned();
         assert_eq!(store.finished("train", &key).unwrap(), None);
