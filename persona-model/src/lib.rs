@@ -86,5 +86,5 @@ pub use rope::{RopeParameters, RopeType};
 pub use score::{TargetBatch, TargetBatchBuilder, token_log_probs};
 pub use seq2seq_score::{Seq2SeqBatch, Seq2SeqBatchBuilder};
 pub use t5::{T5, T5Config};
-pub use threads::share;
+pub use threads::share_work;
 pub use weights::{LoadReport, TensorName, load, read_tensors, write_atomically, write_tensors};

@@ -33,7 +33,7 @@ pub(crate) fn for_each(parts: usize, run: &(dyn Fn(usize) + Sync)) {
 /// Runs `run` on every piece of work, shared among libtorch's own threads, as many as [`tch::get_num_threads`] says; returns
 /// when all are done. Which thread takes which piece is left to chance. A panic in `run` ends the program where there are
 /// several threads.
-pub fn share<W: Send>(work: Vec<W>, run: impl Fn(W) + Sync) {
+pub fn share_work<W: Send>(work: Vec<W>, run: impl Fn(W) + Sync) {
     let pieces: Vec<Mutex<Option<W>>> = work.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
     for_each(pieces.len(), &|at| {
         let piece = pieces[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -88,9 +88,9 @@ mod tests {
     #[test]
     fn every_piece_of_work_is_done_once() {
         let mut numbers: Vec<u64> = (0..1000).collect();
-        share(numbers.chunks_mut(7).collect(), |chunk| chunk.iter_mut().for_each(|number| *number += 1));
+        share_work(numbers.chunks_mut(7).collect(), |chunk| chunk.iter_mut().for_each(|number| *number += 1));
         assert!(numbers.iter().zip(1..).all(|(&number, expected)| number == expected));
-        share(Vec::<u64>::new(), |_| unreachable!());
+        share_work(Vec::<u64>::new(), |_| unreachable!());
     }
 
     #[test]

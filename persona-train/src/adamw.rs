@@ -1,6 +1,6 @@
 //! AdamW over the flat buffer that the parameters share.
 
-use persona_model::{Parameters, share};
+use persona_model::{Parameters, share_work};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{AdamWConfig, ParameterGroup};
@@ -263,7 +263,7 @@ pub fn gradient_norm(gradients: &[Option<Tensor>]) -> Result<f64> {
     let blocks: Vec<&[f32]> =
         in_memory.iter().flat_map(|gradient| host_slice(gradient).chunks(BLOCK)).collect();
     let mut sums = vec![0.0; blocks.len()];
-    share(blocks.into_iter().zip(&mut sums).collect(), |(block, sum)| *sum = sum_of_squares(block));
+    share_work(blocks.into_iter().zip(&mut sums).collect(), |(block, sum)| *sum = sum_of_squares(block));
     Ok((sum + sums.iter().sum::<f64>()).sqrt())
 }
 
@@ -324,7 +324,7 @@ fn update_on_cpu(
             work.push(Piece { weight, mean, square, gradient: now, keep: span.keep, rate: span.rate });
         }
     }
-    share(work, |piece| update.apply(piece));
+    share_work(work, |piece| update.apply(piece));
 }
 
 #[cfg(test)]

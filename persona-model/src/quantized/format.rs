@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use crate::threads::share;
+use crate::threads::share_work;
 
 /// Weights that share a scale when this crate quantises.
 pub(crate) const BLOCK: usize = 64;
@@ -101,7 +101,7 @@ pub(crate) fn quantize(weights: &[f32]) -> Option<(Vec<u8>, Vec<f32>)> {
     let mut packed = vec![0; weights.len().div_ceil(2)];
     let mut scales = vec![0.0; weights.len().div_ceil(BLOCK)];
     let spans = weights.chunks(SPAN).zip(packed.chunks_mut(SPAN / 2)).zip(scales.chunks_mut(SPAN / BLOCK));
-    share(spans.collect(), |((weights, packed), scales)| {
+    share_work(spans.collect(), |((weights, packed), scales)| {
         for ((block, packed), scale) in weights.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 2)).zip(scales) {
             *scale = quantize_block(block, packed);
         }
@@ -228,7 +228,7 @@ pub(crate) fn dequantize<N: Number>(
 ) {
     let packed = packed.get(first * block / 2..).unwrap_or_default();
     let spans = out.chunks_mut(SPAN).zip(packed.chunks(SPAN / 2)).enumerate();
-    share(spans.collect(), |(span, (out, packed))| {
+    share_work(spans.collect(), |(span, (out, packed))| {
         let first = first + span * SPAN / block;
         for (at, (out, packed)) in out.chunks_mut(block).zip(packed.chunks(block / 2)).enumerate() {
             let scale = scales.at(first + at);

@@ -67,9 +67,9 @@ struct Turn<'a> {
 /// The rows of a family that have queries.
 fn turns(family: &[Span]) -> impl Iterator<Item = Turn<'_>> {
     let longest = family.iter().map(Span::keys).max().unwrap_or(0);
-    let count = family.iter().filter(|span| !span.queries.is_empty()).count();
-    let spans = family.iter().filter(|span| !span.queries.is_empty()).enumerate();
-    spans.map(move |(at, span)| {
+    let spans = family.iter().filter(|span| !span.queries.is_empty());
+    let count = spans.clone().count();
+    spans.enumerate().map(move |(at, span)| {
         let kept = if at == 0 { 0 } else { span.past / COLUMNS * COLUMNS };
         Turn { span, kept, longest, last: at + 1 == count }
     })
