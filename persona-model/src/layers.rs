@@ -34,6 +34,7 @@ impl Activation {
     fn gate(self) -> Option<cpu::Gate> {
         match self {
             Self::GeluNew => Some(cpu::Gate::GELU_TANH),
+            Self::Gelu => Some(cpu::Gate::GELU),
             Self::Silu => Some(cpu::Gate::SILU),
             _ => None,
         }

@@ -18,6 +18,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// The larger ones; those of `b` where one is not a number.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// Numbers of `b` where those of `a` are below 0, of `c` elsewhere.
+    unsafe fn where_negative(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// To the nearest whole numbers.
     unsafe fn round(a: Self::V) -> Self::V;
     /// 2 to the power of whole numbers from -126 to 127.
@@ -117,6 +119,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn where_negative(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, _mm512_setzero_ps()), c, b) }
+    }
+
+    #[inline(always)]
     unsafe fn round(a: __m512) -> __m512 {
         unsafe { _mm512_roundscale_ps::<0>(a) }
     }
@@ -207,6 +214,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn max(a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn where_negative(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_blendv_ps(c, b, _mm256_cmp_ps::<_CMP_LT_OQ>(a, _mm256_setzero_ps())) }
     }
 
     #[inline(always)]

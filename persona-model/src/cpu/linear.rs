@@ -197,7 +197,7 @@ mod tests {
                 };
                 y.unwrap().unwrap()
             };
-            for gate in [Gate::GELU_TANH, Gate::SILU] {
+            for gate in [Gate::GELU, Gate::GELU_TANH, Gate::SILU] {
                 let apart = layer(&gate::gate(&x, gate).unwrap().unwrap(), None);
                 let together = layer(&x, Some(gate));
                 assert_eq!(together, apart);

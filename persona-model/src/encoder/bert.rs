@@ -47,10 +47,9 @@ impl<'a> Pass<'a> {
         if self.train && share > 0.0 { Ok(x.f_dropout(share, true)?) } else { Ok(x) }
     }
 
-    /// `norm(x + dropout(linear(inner)))`.
-    fn joined(&self, x: &Tensor, inner: &Tensor, (linear, norm): (&Linear, &LayerNorm)) -> Result<Tensor> {
-        let inner = self.drop(self.linear(linear, inner)?, self.config.hidden_dropout_prob)?;
-        norm.forward(&x.f_add(&inner)?)
+    /// `norm(x + dropout(inner))`.
+    fn joined(&self, x: &Tensor, inner: Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        norm.forward(&x.f_add(&self.drop(inner, self.config.hidden_dropout_prob)?)?)
     }
 }
 
@@ -122,10 +121,10 @@ impl Block {
         let attended = self.attention.forward(x, batch, pass, at.map(|(places, _)| places))?;
         let (places, pass) = at.map_or((None, pass), |(places, pass)| (Some(places), pass));
         let (x, attended) = (tokens_at(x.shallow_clone(), places)?, tokens_at(attended, places)?);
-        let x = pass.joined(&x, &attended, (dense, norm))?;
-        let inner = pass.config.hidden_act.apply(&pass.linear(&self.intermediate, &x)?)?;
+        let x = pass.joined(&x, pass.linear(dense, &attended)?, norm)?;
+        let inner = pass.linear(&self.intermediate, &x)?;
         let (dense, norm) = &self.output;
-        pass.joined(&x, &inner, (dense, norm))
+        pass.joined(&x, dense.forward_activated(&inner, pass.config.hidden_act, pass.kind, &pass.plan)?, norm)
     }
 }
 
