@@ -163,7 +163,7 @@ impl Gpt2Config {
     fn tensor_name(&self, name: &str) -> TensorName {
         if name == "lm_head.weight" {
             return if self.tie_word_embeddings {
-                TensorName::Ignored
+                TensorName::CopyOf("transformer.wte.weight".to_owned())
             } else {
                 TensorName::Parameter(name.to_owned())
             };
@@ -372,10 +372,17 @@ impl Model for Gpt2 {
         self.blocks.len()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
+    fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        batch: &Batch,
+        _: Option<&Batch>,
+        train: bool,
+    ) -> Result<Tensor> {
         let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
-        let plan = self.state.adapters.plan(batch, true)?;
-        self.run(block, x, (batch, &plan), (None, None), true)
+        let plan = self.state.adapters.plan(batch, train)?;
+        self.run(block, x, (batch, &plan), (None, None), train)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {
@@ -415,8 +422,8 @@ impl CausalLm for Gpt2 {
         let words = input.words.f_add(&places)?.f_to_kind(Kind::Float)?;
         let mut x = dropped(words, self.config.embd_pdrop, train)?;
         let mut wanted = input.wanted(at)?;
-        if cache.is_none() && recompute::is_wanted(self, train)? {
-            x = recompute::forward(self, x, (batch, None), 0..self.blocks.len())?;
+        if cache.is_none() && recompute::is_wanted(self)? {
+            x = recompute::forward(self, x, (batch, None), 0..self.blocks.len(), train)?;
         } else {
             let plan = adapters.plan(batch, train)?;
             for (layer, block) in self.blocks.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! What training, scoring and decoding ask of a causal language model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
@@ -109,9 +109,10 @@ pub fn load_causal_lm_with(
     }
 }
 
-/// Loads a causal language model for use: a folder of [`load_causal_lm`], or a PEFT folder (`adapter_config.json` without a
-/// `config.json`), whose base is loaded from the folder that its `base_model_name_or_path` names, a relative one from the
-/// working directory, and whose adapter is then active. The report is of both.
+/// Loads a causal language model for use: a folder of [`load_causal_lm`], or a PEFT folder (one with an
+/// `adapter_config.json`), whose adapter is then active. Its base is the model in the same folder, where `config.json` and
+/// weights lie beside the adapter, and else that of the folder which its `base_model_name_or_path` names, a relative one
+/// from the working directory. The report is of both.
 ///
 /// # Errors
 /// As [`load_causal_lm_with`] and [`Adapters::load`](crate::Adapters::load); [`Error::Config`] where the adapter names no
@@ -121,9 +122,21 @@ pub fn load_with_adapter(
     device: Device,
     options: LoadOptions,
 ) -> Result<(Box<dyn CausalLm>, LoadReport)> {
-    if folder.join("config.json").exists() || !folder.join("adapter_config.json").exists() {
+    if !folder.join("adapter_config.json").exists() {
         return load_causal_lm_with(folder, device, options);
     }
+    let holds = |name: &str| folder.join(name).exists();
+    let whole = holds("model.safetensors") || holds("model.safetensors.index.json");
+    let base = if whole && holds("config.json") { folder.to_path_buf() } else { base_of(folder)? };
+    let (mut model, mut report) = load_causal_lm_with(&base, device, options)?;
+    let (id, adapter) = model.adapters_mut().load(folder, device)?;
+    model.adapters_mut().activate(Some(id))?;
+    report.extend(adapter);
+    Ok((model, report))
+}
+
+/// The folder of the base that an adapter names.
+fn base_of(folder: &Path) -> Result<PathBuf> {
     let keys: OtherKeys = adapters::read_config(folder)?;
     let fail = |reason: String| Err(Error::Config { key: adapters::BASE, reason });
     let Some(base) = keys.get(adapters::BASE).and_then(|base| base.as_str()) else {
@@ -137,11 +150,7 @@ pub fn load_with_adapter(
         );
         return fail(reason);
     }
-    let (mut model, mut report) = load_causal_lm_with(Path::new(base), device, options)?;
-    let (id, adapter) = model.adapters_mut().load(folder, device)?;
-    model.adapters_mut().activate(Some(id))?;
-    report.extend(adapter);
-    Ok((model, report))
+    Ok(PathBuf::from(base))
 }
 
 fn boxed<M: CausalLm + 'static>((model, report): (M, LoadReport)) -> Result<(Box<dyn CausalLm>, LoadReport)> {

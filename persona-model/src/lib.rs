@@ -61,6 +61,7 @@ pub use adapters::{
     Adapter, AdapterId, Adapters, Layers, Lora, LoraConfig, PromptStart, SoftPrompt, SoftPromptConfig,
     Targets,
 };
+pub use autograd::libtorch_version;
 pub use batch::{Batch, BatchBuilder, Context, Limits, Row};
 pub use cache::{CacheShape, KvCache, SharedId};
 pub use config::OtherKeys;

@@ -22,7 +22,7 @@ use crate::parameters::{Init, ParameterSpec, Parameters};
 use crate::quantized::{self, LoadOptions};
 use crate::recompute;
 use crate::resize::{self, Resize};
-use crate::rope::{Angles, Rope, RopeParameters};
+use crate::rope::{Angles, Rope, RopeParameters, RopeType};
 use crate::weights::{LoadReport, TensorName};
 
 /// `config.json` of a Llama, with Hugging Face's keys and defaults. Keys that are not known here are kept and written
@@ -49,8 +49,11 @@ pub struct LlamaConfig {
     pub tie_word_embeddings: bool,
     /// Where `rope_parameters` do not give it.
     pub rope_theta: f64,
-    #[serde(alias = "rope_scaling", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_parameters: Option<RopeParameters>,
+    /// The name of `rope_parameters` before transformers 5; where both are there, they say the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeParameters>,
     pub attention_bias: bool,
     pub attention_dropout: f64,
     pub mlp_bias: bool,
@@ -76,6 +79,7 @@ impl Default for LlamaConfig {
             tie_word_embeddings: false,
             rope_theta: 10_000.0,
             rope_parameters: None,
+            rope_scaling: None,
             attention_bias: false,
             attention_dropout: 0.0,
             mlp_bias: false,
@@ -85,7 +89,8 @@ impl Default for LlamaConfig {
 }
 
 impl LlamaConfig {
-    /// Reads `config.json` of a folder, and checks it.
+    /// Reads `config.json` of a folder, and checks it. The rotary settings are then under every key that some version of
+    /// transformers reads.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Json`], and [`Error::Config`] for another architecture or values out of range.
@@ -93,7 +98,7 @@ impl LlamaConfig {
         let config: Self = config::read(folder)?;
         config::check_model_type(&config.other, &["llama"])?;
         config.validate()?;
-        Ok(config)
+        config.with_rope_keys()
     }
 
     /// Checks that the values make a model.
@@ -136,7 +141,20 @@ impl LlamaConfig {
     }
 
     fn rope(&self) -> Result<Rope> {
-        Rope::new(self.head_size(), self.rope_theta, self.rope_parameters.as_ref())
+        let parameters = RopeParameters::of_both(self.rope_parameters.as_ref(), self.rope_scaling.as_ref())?;
+        Rope::new(self.head_size(), self.rope_theta, parameters.as_ref())
+    }
+
+    /// The same, with `rope_parameters` as transformers 5 reads them, and `rope_theta` and `rope_scaling` as older
+    /// versions do.
+    fn with_rope_keys(mut self) -> Result<Self> {
+        let both = RopeParameters::of_both(self.rope_parameters.as_ref(), self.rope_scaling.as_ref())?;
+        let Some(mut parameters) = both else { return Ok(self) };
+        self.rope_theta = *parameters.rope_theta.get_or_insert(self.rope_theta);
+        let scaled = *parameters.kind()? != RopeType::Default;
+        self.rope_scaling = scaled.then(|| RopeParameters { rope_theta: None, ..parameters.clone() });
+        self.rope_parameters = Some(parameters);
+        Ok(self)
     }
 
     /// Every parameter's name, shape and start, in storage order.
@@ -176,8 +194,10 @@ impl LlamaConfig {
 
     /// What a tensor of a checkpoint is to this model. Old checkpoints hold the rotary frequencies too.
     fn tensor_name(&self, name: &str) -> TensorName {
-        let tied_head = name == "lm_head.weight" && self.tie_word_embeddings;
-        if tied_head || name.ends_with("rotary_emb.inv_freq") {
+        if name == "lm_head.weight" && self.tie_word_embeddings {
+            return TensorName::CopyOf("model.embed_tokens.weight".to_owned());
+        }
+        if name.ends_with("rotary_emb.inv_freq") {
             return TensorName::Ignored;
         }
         TensorName::Parameter(name.to_owned())
@@ -301,6 +321,7 @@ impl Llama {
     /// [`Error::Config`] and libtorch's, out of memory above all.
     pub fn new(config: LlamaConfig, seed: u64, device: Device, kind: Kind) -> Result<Self> {
         config.validate()?;
+        let config = config.with_rope_keys()?;
         let parameters = Parameters::new(config.specs(), seed, device, kind)?;
         Self::assemble(config, parameters)
     }
@@ -414,14 +435,21 @@ impl Model for Llama {
         self.blocks.len()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
+    fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        batch: &Batch,
+        _: Option<&Batch>,
+        train: bool,
+    ) -> Result<Tensor> {
         let block = self.blocks.get(layer).ok_or_else(|| Error::Batch(format!("no block {layer}")))?;
         let pass = Pass {
             kind: self.state.compute_kind(),
-            plan: self.state.adapters.plan(batch, true)?,
+            plan: self.state.adapters.plan(batch, train)?,
             angles: self.rope.angles(&batch.positions)?,
             batch,
-            train: true,
+            train,
         };
         block.forward(x, &pass, None, None)
     }
@@ -466,8 +494,8 @@ impl CausalLm for Llama {
         let batch = input.batch();
         let mut x = input.words.f_to_kind(Kind::Float)?;
         let mut wanted = input.wanted(at)?;
-        if cache.is_none() && recompute::is_wanted(self, train)? {
-            x = recompute::forward(self, x, (batch, None), 0..self.blocks.len())?;
+        if cache.is_none() && recompute::is_wanted(self)? {
+            x = recompute::forward(self, x, (batch, None), 0..self.blocks.len(), train)?;
         } else {
             let pass = Pass {
                 kind: self.state.compute_kind(),

@@ -151,19 +151,27 @@ pub trait Model {
         0
     }
 
-    /// One of the model's blocks in training: from its input `[N, D]` to its output `[N, D]`. With a `source`, a block of a
-    /// decoder that reads it: behind the N states of the batch's tokens stand those of the source's, as the encoder gave
-    /// them, which go through unchanged.
+    /// One of the model's blocks, with dropout where `train` is true: from its input `[N, D]` to its output `[N, D]`. With
+    /// a `source`, a block of a decoder that reads it: behind the N states of the batch's tokens stand those of the
+    /// source's, as the encoder gave them, which go through unchanged.
     ///
     /// # Errors
     /// libtorch's; [`Error::Batch`](crate::Error::Batch) for a block that is not there.
-    fn block(&self, layer: usize, _x: &Tensor, _batch: &Batch, _source: Option<&Batch>) -> Result<Tensor> {
+    fn block(
+        &self,
+        layer: usize,
+        _x: &Tensor,
+        _batch: &Batch,
+        _source: Option<&Batch>,
+        _train: bool,
+    ) -> Result<Tensor> {
         Err(Error::Batch(format!("no block {layer}")))
     }
 
-    /// Switches gradient checkpointing (Chen et al. 2016) on or off: a forward pass in training keeps the blocks' inputs
-    /// alone, and [`gradients`](Self::gradients) computes the blocks again. It costs a third more products and keeps one
-    /// `[N, D]` a block in float32. Dropout is drawn from other places of the generator than without.
+    /// Switches gradient checkpointing (Chen et al. 2016) on or off: a forward pass that records gradients keeps the
+    /// blocks' inputs alone, until [`gradients`](Self::gradients) computes the blocks again. It costs a third more products
+    /// and keeps one `[N, D]` a block in float32. Dropout is drawn from other places of the generator than without. A pass
+    /// whose gradients nobody asks for belongs under [`tch::no_grad`], where nothing is kept.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for a model that does not have it.
@@ -220,8 +228,15 @@ macro_rules! forwarded {
                 (**self).blocks()
             }
 
-            fn block(&self, layer: usize, x: &Tensor, batch: &Batch, source: Option<&Batch>) -> Result<Tensor> {
-                (**self).block(layer, x, batch, source)
+            fn block(
+                &self,
+                layer: usize,
+                x: &Tensor,
+                batch: &Batch,
+                source: Option<&Batch>,
+                train: bool,
+            ) -> Result<Tensor> {
+                (**self).block(layer, x, batch, source, train)
             }
         }
     )*};

@@ -33,13 +33,14 @@ struct Recorded {
     inputs: Vec<Tensor>,
     /// What the last one gave, a leaf.
     output: Tensor,
-    /// Where dropout is drawn from; none without dropout.
+    train: bool,
+    /// Where dropout is drawn from; none where none is drawn.
     seed: Option<i64>,
 }
 
 /// Whether a forward pass is one whose gradient will be asked for, under checkpointing.
-pub(crate) fn is_wanted(model: &dyn Model, train: bool) -> Result<bool> {
-    if !train || !model.state().recompute.on.get() {
+pub(crate) fn is_wanted(model: &dyn Model) -> Result<bool> {
+    if !model.state().recompute.on.get() {
         return Ok(false);
     }
     let leaf = model.trainable().leaves().first();
@@ -52,8 +53,9 @@ pub(crate) fn forward(
     first: Tensor,
     (batch, source): (&Batch, Option<&Batch>),
     layers: Range<usize>,
+    train: bool,
 ) -> Result<Tensor> {
-    let seed = match model.has_dropout() {
+    let seed = match train && model.has_dropout() {
         true => Some(Tensor::f_randint(i64::MAX, [1], (Kind::Int64, Device::Cpu))?.f_int64_value(&[0])?),
         false => None,
     };
@@ -62,7 +64,7 @@ pub(crate) fn forward(
     let mut x = first.f_detach()?;
     for layer in layers.clone() {
         seed_block(seed, layer);
-        let output = model.block(layer, &x, batch, source)?;
+        let output = model.block(layer, &x, batch, source, train)?;
         inputs.push(std::mem::replace(&mut x, output));
     }
     drop(no_grad);
@@ -74,6 +76,7 @@ pub(crate) fn forward(
         first,
         inputs,
         output: output.shallow_clone(),
+        train,
         seed,
     };
     model.state().recompute.recorded.borrow_mut().push(recorded);
@@ -90,11 +93,11 @@ pub(crate) fn gradients(model: &(impl Model + ?Sized), loss: &Tensor) -> Result<
     let mut arrived = sums.split_off(leaves.len());
     for (at, recorded) in recorded.into_iter().enumerate().rev() {
         let Some(mut gradient) = arrived.pop().flatten() else { continue };
-        let Recorded { batch, source, layers, first, inputs, seed, .. } = recorded;
+        let Recorded { batch, source, layers, first, inputs, train, seed, .. } = recorded;
         for (layer, input) in layers.zip(inputs).rev() {
             let input = input.f_detach()?.f_set_requires_grad(true)?;
             seed_block(seed, layer);
-            let output = model.block(layer, &input, &batch, source.as_ref())?;
+            let output = model.block(layer, &input, &batch, source.as_ref(), train)?;
             let mut parts = backward(
                 &output.f_mul(&gradient)?,
                 &leaves.iter().copied().chain([&input]).collect::<Vec<_>>(),

@@ -8,11 +8,15 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 
 /// How positions become angles: `rope_parameters` of a `config.json`, or `rope_scaling` of an older one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // the keys are Hugging Face's
 pub struct RopeParameters {
-    #[serde(default, alias = "type")]
-    pub rope_type: RopeType,
+    /// [`RopeType::Default`] where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_type: Option<RopeType>,
+    /// The older name of `rope_type`; where both are there, they say the same.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub older_type: Option<RopeType>,
     /// The base of the frequencies; in older files it stands outside, as `rope_theta`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_theta: Option<f64>,
@@ -27,7 +31,7 @@ pub struct RopeParameters {
 }
 
 /// How frequencies are changed for long contexts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RopeType {
     /// Not at all.
@@ -37,6 +41,41 @@ pub enum RopeType {
     Linear,
     /// Llama 3.1: low ones divided by `factor`, high ones kept, those between interpolated.
     Llama3,
+    /// Another, which no model here computes.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl RopeParameters {
+    /// The type, under whichever key.
+    pub(crate) fn kind(&self) -> Result<&RopeType> {
+        match (&self.rope_type, &self.older_type) {
+            (Some(kind), Some(older)) if kind != older => {
+                let reason =
+                    format!("is {kind:?}, and `type`, its older name, is {older:?}; keep one of them");
+                Err(Error::Config { key: "rope_type", reason })
+            }
+            (kind, older) => Ok(kind.as_ref().or(older.as_ref()).unwrap_or(&RopeType::Default)),
+        }
+    }
+
+    /// What `rope_parameters` and `rope_scaling` say; one of them may lack `rope_theta`.
+    pub(crate) fn of_both(parameters: Option<&Self>, scaling: Option<&Self>) -> Result<Option<Self>> {
+        let (Some(one), Some(other)) = (parameters, scaling) else {
+            return Ok(parameters.or(scaling).cloned());
+        };
+        let rope_theta = one.rope_theta.or(other.rope_theta);
+        let plain = |of: &Self| -> Result<Self> {
+            let rope_theta = of.rope_theta.or(rope_theta);
+            Ok(Self { rope_type: Some(of.kind()?.clone()), older_type: None, rope_theta, ..of.clone() })
+        };
+        if plain(one)? != plain(other)? {
+            let reason =
+                "differs from rope_parameters, its newer name; keep the one that the model was trained with";
+            return Err(Error::Config { key: "rope_scaling", reason: reason.to_owned() });
+        }
+        Ok(Some(Self { rope_theta, ..one.clone() }))
+    }
 }
 
 /// The inverse frequency of each pair of features.
@@ -59,15 +98,20 @@ impl Rope {
         let pairs = head_size / 2;
         let frequency = |pair: usize| theta.powf(-((2 * pair) as f64) / head_size as f64);
         let mut frequencies: Vec<f64> = (0..pairs).map(frequency).collect();
-        match parameters.map(|parameters| (parameters.rope_type, parameters)) {
-            None | Some((RopeType::Default, _)) => {}
-            Some((RopeType::Linear, parameters)) => {
+        let Some(parameters) = parameters else { return Ok(Self { frequencies, kind: Kind::Float }) };
+        match parameters.kind()? {
+            RopeType::Default => {}
+            RopeType::Linear => {
                 let factor = required("factor", parameters.factor)?;
                 frequencies.iter_mut().for_each(|frequency| *frequency /= factor);
             }
-            Some((RopeType::Llama3, parameters)) => {
+            RopeType::Llama3 => {
                 let scaling = Llama3::new(parameters)?;
                 frequencies.iter_mut().for_each(|frequency| *frequency = scaling.apply(*frequency));
+            }
+            RopeType::Other(name) => {
+                let reason = format!("is `{name}`; known are default, linear and llama3");
+                return Err(Error::Config { key: "rope_type", reason });
             }
         }
         Ok(Self { frequencies, kind: Kind::Float })

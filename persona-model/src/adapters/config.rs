@@ -250,9 +250,10 @@ fn is_harmless(key: &str, value: &Value) -> bool {
     match key {
         // These start the base from other weights than the checkpoint's.
         "init_lora_weights" => {
-            !matches!(value.as_str(), Some(name) if ["pissa", "olora", "corda", "eva", "loftq", "lora_ga"].iter().any(|known| name.starts_with(known)))
+            let name = value.as_str().map(str::to_lowercase).unwrap_or_default();
+            !["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|known| name.starts_with(known))
         }
-        "eva_config" | "corda_config" | "lora_ga_config" | "loftq_config" => off,
+        "corda_config" | "lora_ga_config" | "loftq_config" => off,
         _ => off || ANY.contains(&key),
     }
 }
@@ -300,12 +301,15 @@ mod tests {
             ("use_dora", Value::Bool(true)),
             ("bias", "all".into()),
             ("init_lora_weights", "pissa_niter_4".into()),
+            ("init_lora_weights", "OLoRA".into()),
             ("trainable_token_indices", serde_json::json!([3])),
             ("something_new", 3.into()),
         ] {
             assert!(config(key, value.clone()).unwrap_err().to_string().contains(key), "{key} {value}");
         }
         config("init_lora_weights", Value::Bool(true)).unwrap();
+        config("init_lora_weights", "eva".into()).unwrap();
+        config("eva_config", serde_json::json!({ "rho": 2.0 })).unwrap();
         config("bias", "none".into()).unwrap();
         config("something_new", Value::Null).unwrap();
         assert!(config("peft_type", "IA3".into()).unwrap_err().to_string().contains("IA3"));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::config::{LoraConfig, is_named};
+use super::config::{LoraConfig, Targets, is_named};
 use super::{Base, Module, write_folder};
 use crate::error::{Error, Result};
 use crate::layers::Layout;
@@ -35,6 +35,8 @@ pub struct Lora {
     own: Option<OwnModules>,
     /// The tensor of the head, where it is the adapter's own embedding under a second name.
     tied_head: Option<String>,
+    /// Whether the model is a causal language model.
+    causal: bool,
 }
 
 /// What a LoRA adds to one linear layer.
@@ -80,6 +82,22 @@ fn saved<'b>(config: &LoraConfig, base: Option<&'b Base>) -> Result<(Vec<&'b Mod
     Ok((modules, tied))
 }
 
+/// The error for targets that no linear layer matches.
+fn no_site(targets: &str, sites: &[Site]) -> Error {
+    let known: BTreeSet<&str> = sites.iter().filter_map(|site| site.module.rsplit('.').next()).collect();
+    let known: Vec<&str> = known.into_iter().collect();
+    let reason =
+        format!("{targets} is on no linear layer of this model, whose layers are {}", known.join(", "));
+    Error::Config { key: "target_modules", reason }
+}
+
+/// Every target name is on some layer: a misspelled one among others would be passed over.
+fn check_names(config: &LoraConfig, sites: &[Site]) -> Result<()> {
+    let Targets::Names(names) = &config.target_modules else { return Ok(()) };
+    let on_none = |name: &&String| !sites.iter().any(|site| is_named(&site.module, name));
+    names.iter().find(on_none).map_or(Ok(()), |name| Err(no_site(&format!("`{name}`"), sites)))
+}
+
 /// The shapes of an adapter for these layers: low-rank matrices, then saved modules.
 fn specs(config: &LoraConfig, sites: &[Site], saved: &[&Module]) -> Result<Vec<ParameterSpec>> {
     config.validate()?;
@@ -99,14 +117,7 @@ fn specs(config: &LoraConfig, sites: &[Site], saved: &[&Module]) -> Result<Vec<P
         }
     }
     if specs.is_empty() {
-        let known: BTreeSet<&str> = sites.iter().filter_map(|site| site.module.rsplit('.').next()).collect();
-        let known: Vec<&str> = known.into_iter().collect();
-        let reason = format!(
-            "{} is on no linear layer of this model, whose layers are {}",
-            serde_json::to_string(&config.target_modules).unwrap_or_default(),
-            known.join(", ")
-        );
-        return Err(Error::Config { key: "target_modules", reason });
+        return Err(no_site(&serde_json::to_string(&config.target_modules).unwrap_or_default(), sites));
     }
     specs.extend(saved.iter().map(|module| module.spec()));
     Ok(specs)
@@ -122,6 +133,7 @@ impl Lora {
         seed: u64,
         device: Device,
     ) -> Result<Self> {
+        check_names(&config, sites)?;
         let (saved, _) = saved(&config, base)?;
         let parameters = Parameters::new(specs(&config, sites, &saved)?, seed, device, Kind::Float)?;
         let _no_grad = tch::no_grad_guard();
@@ -167,7 +179,7 @@ impl Lora {
             let any = embedding.is_some() || head.is_some();
             own = any.then_some(OwnModules { embedding, head });
         }
-        Ok(Self { config, parameters, frozen, sites, own, tied_head })
+        Ok(Self { config, parameters, frozen, sites, own, tied_head, causal: base.is_some() })
     }
 
     /// Reads a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, with exactly the tensors that the
@@ -279,7 +291,11 @@ impl Lora {
             add(name, head);
         }
         modules.iter().for_each(|module| add(&module.weight_name(), &module.weight));
-        let rest = [("bias", "none".into())];
+        let mut rest = vec![("bias", "none".into())];
+        // A null there is PEFT's own: an adapter of no task in particular.
+        if self.causal && !self.config.other.contains_key("task_type") {
+            rest.push(("task_type", "CAUSAL_LM".into()));
+        }
         write_folder(folder, &self.config, "LORA", &rest, &tensors)
     }
 

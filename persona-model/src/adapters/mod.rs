@@ -192,8 +192,8 @@ impl Adapters {
     /// Adds a fresh LoRA, which changes nothing until it is trained. A is drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings out of range, targets that match no linear layer, and `modules_to_save` that are
-    /// not embeddings or head.
+    /// [`Error::Config`] for settings out of range, a target name that is on no linear layer, a pattern that matches none,
+    /// and `modules_to_save` that are not embeddings or head.
     pub fn add(&mut self, mut config: LoraConfig, seed: u64, device: Device) -> Result<AdapterId> {
         if let Some(task) = self.task {
             config.other.entry("task_type").or_insert_with(|| task.into());
@@ -413,7 +413,7 @@ fn write_folder(
     let mut config = serde_json::to_value(config).map_err(Error::json(&path))?;
     config["peft_type"] = peft_type.into();
     config["inference_mode"] = true.into();
-    for (key, value) in [("task_type", "CAUSAL_LM".into())].iter().chain(rest) {
+    for (key, value) in rest {
         if config.get(key).is_none_or(Value::is_null) {
             config[key] = value.clone();
         }
@@ -434,6 +434,14 @@ pub(crate) fn add_to_base(
         let reason = "a soft prompt adds tokens, not weights: it cannot be merged".to_owned();
         return Err(Error::Config { key: "peft_type", reason });
     };
+    for (at, site) in adapters.sites().iter().enumerate() {
+        let name = format!("{}.weight", site.module);
+        if lora.at(at).is_some() && parameters.quantized().contains_key(&name) {
+            let reason = "is in NF4, which an adapter cannot be added to: keep the adapter beside it, or load the \
+                          weights in float, merge there, and quantise what is saved";
+            return Err(Error::Quantized { tensor: name, reason: reason.to_owned() });
+        }
+    }
     let own = lora.own().zip(adapters.base.as_ref());
     if let Some((own, base)) = own {
         let fail = |reason: &str| Err(Error::Config { key: "modules_to_save", reason: reason.to_owned() });
@@ -453,14 +461,6 @@ pub(crate) fn add_to_base(
             if let Some(own) = own {
                 module.weight.shallow_clone().f_copy_(own)?;
             }
-        }
-    }
-    for (at, site) in adapters.sites().iter().enumerate() {
-        let name = format!("{}.weight", site.module);
-        if lora.at(at).is_some() && parameters.quantized().contains_key(&name) {
-            let reason = "is in NF4, which an adapter cannot be added to: keep the adapter beside it, or load the \
-                          weights in float, merge there, and quantise what is saved";
-            return Err(Error::Quantized { tensor: name, reason: reason.to_owned() });
         }
     }
     for (at, site) in adapters.sites().iter().enumerate() {

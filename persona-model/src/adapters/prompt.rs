@@ -208,7 +208,11 @@ impl SoftPrompt {
     /// # Errors
     /// [`Error::Io`]; what was there before stays.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let rest = [("num_transformer_submodules", 1.into()), ("prompt_tuning_init", "RANDOM".into())];
+        let rest = [
+            ("task_type", "CAUSAL_LM".into()),
+            ("num_transformer_submodules", 1.into()),
+            ("prompt_tuning_init", "RANDOM".into()),
+        ];
         let tensors = [(EMBEDDINGS.to_owned(), self.embeddings().shallow_clone())];
         write_folder(folder, &self.config, "PROMPT_TUNING", &rest, &tensors)
     }

@@ -23,6 +23,7 @@ type RawGradients = extern "C" fn(
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
+    fn persona_torch_version() -> *const c_char;
     fn persona_autograd_records(inputs: *const *const C_tensor, count: usize) -> bool;
     fn persona_autograd_attach(
         output: *mut C_tensor,
@@ -34,6 +35,14 @@ unsafe extern "C" {
         message: *mut c_char,
         room: usize,
     ) -> bool;
+}
+
+/// The version of the libtorch that this is built with, such as `2.11.0`.
+#[must_use]
+#[allow(unsafe_code)]
+pub fn libtorch_version() -> String {
+    // SAFETY: a literal, which ends in zero.
+    unsafe { CStr::from_ptr(persona_torch_version()) }.to_string_lossy().into_owned()
 }
 
 /// Whether results of these inputs take part in the graph: some input learns, and gradients are on.

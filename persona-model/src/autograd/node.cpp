@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cstring>
@@ -62,6 +63,8 @@ struct OutsideNode : Node {
 } // namespace
 
 extern "C" {
+
+const char *persona_torch_version() { return TORCH_VERSION; }
 
 // Whether a result of these inputs takes part in the graph.
 bool persona_autograd_records(Tensor *const *inputs, size_t count) {

@@ -213,8 +213,8 @@ impl Body {
             return Err(Error::Batch(format!("layer {layer} of an encoder that has {layers} layers")));
         };
         let mut x = self.embeddings.forward(batch, pass)?;
-        if recompute::is_wanted(model, pass.train)? {
-            let all = recompute::forward(model, x, (batch, None), 0..layer)?;
+        if recompute::is_wanted(model)? {
+            let all = recompute::forward(model, x, (batch, None), 0..layer, pass.train)?;
             return tokens_at(all, at.map(|(places, _)| places));
         }
         let Some((last, before)) = blocks.split_last() else {
@@ -316,8 +316,15 @@ impl Model for Bert {
         self.body.blocks()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
-        self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, true)?)
+    fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        batch: &Batch,
+        _: Option<&Batch>,
+        train: bool,
+    ) -> Result<Tensor> {
+        self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, train)?)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -148,8 +148,15 @@ impl Model for BertClassifier {
         self.body.blocks()
     }
 
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, _: Option<&Batch>) -> Result<Tensor> {
-        self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, true)?)
+    fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        batch: &Batch,
+        _: Option<&Batch>,
+        train: bool,
+    ) -> Result<Tensor> {
+        self.body.block(layer, x, batch, &Pass::new(&self.config, &self.state, batch, train)?)
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -372,9 +372,16 @@ impl Model for T5 {
     }
 
     /// The encoder's blocks, then the decoder's.
-    fn block(&self, layer: usize, x: &Tensor, batch: &Batch, source: Option<&Batch>) -> Result<Tensor> {
-        let plan = self.state.adapters.plan(batch, true)?;
-        let pass = self.pass(&plan, true);
+    fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        batch: &Batch,
+        source: Option<&Batch>,
+        train: bool,
+    ) -> Result<Tensor> {
+        let plan = self.state.adapters.plan(batch, train)?;
+        let pass = self.pass(&plan, train);
         let Some(source) = source else {
             let bias = self.encoder.bias.of_batch(batch, pass.attention_kind)?;
             return self.encoder.block(layer, x, (batch, &bias), None, pass);
@@ -384,7 +391,7 @@ impl Model for T5 {
         let parts = x.f_split_with_sizes([batch.tokens() as i64, source.tokens() as i64], 0)?;
         let [x, hidden] = &parts[..] else { return Err(Error::Batch("states without a source's".into())) };
         let bias = self.decoder.bias.of_batch(batch, pass.attention_kind)?;
-        let mut reading = self.reading(batch, source, hidden, true)?;
+        let mut reading = self.reading(batch, source, hidden, train)?;
         let x = self.decoder.block(layer, x, (batch, &bias), Some(&mut reading), pass)?;
         Ok(Tensor::f_cat(&[&x, hidden], 0)?)
     }
@@ -412,9 +419,9 @@ impl EncoderDecoder for T5 {
         source.check_untyped()?;
         let plan = self.state.adapters.plan(source, train)?;
         let (pass, embedded) = (self.pass(&plan, train), self.embed(source)?);
-        let hidden = if recompute::is_wanted(self, train)? {
+        let hidden = if recompute::is_wanted(self)? {
             let first = pass.drop(embedded)?;
-            let x = recompute::forward(self, first, (source, None), 0..self.encoder.blocks.len())?;
+            let x = recompute::forward(self, first, (source, None), 0..self.encoder.blocks.len(), train)?;
             pass.drop(self.encoder.norm.forward(&x)?)?
         } else {
             self.encoder.forward(embedded, source, None, pass)?
@@ -430,12 +437,12 @@ impl EncoderDecoder for T5 {
             Memory::Encoded(Encoded { hidden, source }) => {
                 let reading = self.reading(target, source, hidden, train)?;
                 let embedded = self.embed(target)?;
-                if !recompute::is_wanted(self, train)? {
+                if !recompute::is_wanted(self)? {
                     return self.decoder.forward(embedded, target, Some(reading), pass);
                 }
                 let first = Tensor::f_cat(&[&pass.drop(embedded)?, hidden], 0)?;
                 let layers = self.encoder.blocks.len()..self.blocks();
-                let x = recompute::forward(self, first, (target, Some(source)), layers)?;
+                let x = recompute::forward(self, first, (target, Some(source)), layers, train)?;
                 let x = x.f_narrow(0, 0, target.tokens() as i64)?;
                 pass.drop(self.decoder.norm.forward(&x)?)
             }

@@ -1,8 +1,8 @@
 //! Kind `lora`, and what holds of adapters: off, merged, mixed in a batch, trained, saved, refused.
 
 use persona_model::{
-    AdapterId, Batch, BatchBuilder, CausalLm, LoraConfig, Precision, TargetBatchBuilder, Targets,
-    load_causal_lm, load_with_adapter,
+    AdapterId, Batch, BatchBuilder, BertClassifier, BertConfig, CausalLm, LoraConfig, Model, Precision,
+    TargetBatchBuilder, Targets, load_causal_lm, load_with_adapter,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -107,7 +107,17 @@ fn an_adapters_folder_is_loaded_with_the_base_that_it_names() {
         model.adapters_mut().activate(None).unwrap();
         assert_eq!(difference(&logits(&load(&base).unwrap().0, &batch), &logits(&model, &batch)), 0.0);
 
+        // Beside the adapter, a configuration alone is no model; a whole model is the adapter's base.
+        std::fs::copy(base.join("config.json"), adapter.join("config.json")).unwrap();
+        model.adapters_mut().activate(Some(id)).unwrap();
+        let expected = logits(&model, &batch);
+        assert_eq!(difference(&logits(&load(&adapter).unwrap().0, &batch), &expected), 0.0);
         std::fs::rename(&base, folder.path().join("away")).unwrap();
+        std::fs::copy(folder.path().join("away/model.safetensors"), adapter.join("model.safetensors"))
+            .unwrap();
+        assert_eq!(difference(&logits(&load(&adapter).unwrap().0, &batch), &expected), 0.0);
+        std::fs::remove_file(adapter.join("model.safetensors")).unwrap();
+
         let error = load(&adapter).map(drop).unwrap_err().to_string();
         assert!(error.contains("`base_model_name_or_path`") && error.contains("no folder here"), "{error}");
         let id = random(&mut model, LoraConfig::default(), 1);
@@ -115,6 +125,51 @@ fn an_adapters_folder_is_loaded_with_the_base_that_it_names() {
         let error = load(&adapter).map(drop).unwrap_err().to_string();
         assert!(error.contains("`base_model_name_or_path`") && error.contains("names no base"), "{error}");
     }
+}
+
+#[test]
+fn target_names_on_no_layer_are_refused() {
+    for mut model in models() {
+        let held = model.adapters().linear_layers().next().unwrap().rsplit('.').next().unwrap().to_owned();
+        let mut add =
+            |names: &[&str]| model.adapters_mut().add(LoraConfig::on(names, 2, 4.0), 1, Device::Cpu);
+        add(&[&held]).unwrap();
+        let error = add(&[&held, "misspelt"]).unwrap_err().to_string();
+        assert!(error.contains("`target_modules`: `misspelt` is on no linear layer"), "{error}");
+        assert!(error.contains(&held), "{error}");
+    }
+}
+
+#[test]
+fn the_task_is_filled_in_for_causal_models_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("adapter_config.json");
+    let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&file).unwrap()).unwrap();
+    for mut model in models() {
+        let id = model.adapters_mut().add(LoraConfig::default(), 1, Device::Cpu).unwrap();
+        model.adapters().save(id, folder.path()).unwrap();
+        assert_eq!(read()["task_type"], "CAUSAL_LM");
+        // As PEFT writes a LoRA of no task.
+        let mut config = read();
+        config["task_type"] = serde_json::Value::Null;
+        std::fs::write(&file, config.to_string()).unwrap();
+        let (id, _) = model.adapters_mut().load(folder.path(), Device::Cpu).unwrap();
+        model.adapters().save(id, folder.path()).unwrap();
+        assert_eq!(read().get("task_type"), Some(&serde_json::Value::Null));
+    }
+    let config = BertConfig {
+        vocab_size: 40,
+        hidden_size: 16,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        intermediate_size: 24,
+        max_position_embeddings: 16,
+        ..BertConfig::default()
+    };
+    let mut model = BertClassifier::new(config, 1, Device::Cpu, Kind::Float).unwrap();
+    let id = model.adapters_mut().add(LoraConfig::default(), 1, Device::Cpu).unwrap();
+    model.adapters().save(id, folder.path()).unwrap();
+    assert_eq!(read().get("task_type"), None);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Kind `causal_lm`: logits, sequence log-probabilities and mean NLL of transformers.
 
-use persona_model::{Batch, CausalLm, Gpt2, Llama, Model, TargetBatchBuilder, load_causal_lm};
+use persona_model::{Batch, CausalLm, Gpt2, Llama, LlamaConfig, Model, TargetBatchBuilder, load_causal_lm};
 use tch::{Device, Kind, Tensor};
 
 use crate::{difference, parity};
@@ -95,6 +95,29 @@ fn what_is_saved_is_loaded_again() {
     let (again, report) = Gpt2::load(folder.path(), Device::Cpu, Kind::Half).unwrap();
     assert!(report.cast.is_empty());
     assert_eq!(again.fingerprint().unwrap(), half.fingerprint().unwrap());
+}
+
+#[test]
+fn a_tied_models_head_is_passed_over_where_it_is_the_embeddings() {
+    let config = LlamaConfig { tie_word_embeddings: true, ..crate::tiny_llama().config().clone() };
+    let llama = Llama::new(config, 3, Device::Cpu, Kind::Float).unwrap();
+    let models: [Box<dyn CausalLm>; 2] = [Box::new(crate::tiny()), Box::new(llama)];
+    for model in models {
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path()).unwrap();
+        let file = folder.path().join("model.safetensors");
+        let mut tensors: Vec<_> = persona_model::read_tensors(&file).unwrap().0.into_iter().collect();
+        let words = &model.parameters().leaves()[0];
+        let mut load = |head: Tensor| {
+            tensors.retain(|(name, _)| name != "lm_head.weight");
+            tensors.push(("lm_head.weight".to_owned(), head));
+            persona_model::write_tensors(&file, &tensors, &[]).unwrap();
+            load_causal_lm(folder.path(), Device::Cpu, Kind::Float)
+        };
+        assert_eq!(load(words.copy()).unwrap().1.ignored, ["lm_head.weight"]);
+        let error = load(words * 2.0).map(drop).unwrap_err().to_string();
+        assert!(error.contains("lm_head.weight: differs from"), "{error}");
+    }
 }
 
 #[test]

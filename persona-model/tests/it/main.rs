@@ -17,6 +17,7 @@ mod hub;
 mod mapped;
 mod nf4;
 mod recompute;
+mod rope;
 mod saved;
 mod seq2seq;
 mod seq2seq_files;

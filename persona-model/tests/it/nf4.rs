@@ -10,6 +10,7 @@ use persona_model::{
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::random;
 use crate::{difference, models, parity, tiny, tiny_llama};
 
 /// Files of blocks: those of this repository, and of every folder that the environment names, of its subfolder `nf4`
@@ -275,6 +276,13 @@ fn lora_trains_over_it_and_the_base_stays() {
             );
         }
         assert_eq!(model.parameters().fingerprint().unwrap(), before);
+        if model.parameters().get("lm_head.weight").is_some() {
+            let own =
+                LoraConfig { modules_to_save: Some(vec!["lm_head".to_owned()]), ..LoraConfig::default() };
+            let own = random(&mut model, own, 1);
+            assert!(matches!(model.merge(own), Err(Error::Quantized { .. })));
+            assert_eq!(model.parameters().fingerprint().unwrap(), before, "the head is not replaced either");
+        }
         model.adapters_mut().train(None).unwrap();
         let error = model.trainable().set_trainable(true).unwrap_err().to_string();
         assert!(error.contains("train an adapter"), "{error}");
