@@ -132,6 +132,16 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] persona_model::Error),
 
+    /// Some examples could not be scored.
+    #[cfg(feature = "trainer")]
+    #[error("reference log-probabilities, in rows {rows}: {error}")]
+    Rows {
+        /// The ids of the examples that were computed together; a place in the list, from 0, for one without an id.
+        rows: String,
+        /// What is wrong with one of them.
+        error: Box<Error>,
+    },
+
     /// Cached reference log-probabilities do not belong to this model and these pairs.
     #[cfg(feature = "trainer")]
     #[error("{path}: {reason}; remove the file to compute them again")]

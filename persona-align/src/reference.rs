@@ -60,7 +60,8 @@ impl Reference {
 /// [`Reference`] names others that a model holds.
 ///
 /// # Errors
-/// [`Error::Reference`] for a cache of another model or other pairs; the model's errors.
+/// [`Error::Reference`] for a cache of another model or other pairs; [`Error::Rows`] with what the model refuses, a pair
+/// that is too long for it above all.
 pub fn reference_log_probs(
     reference: &dyn CausalLm,
     pairs: Vec<EncodedPair>,
@@ -92,7 +93,8 @@ fn referenced(
     micro_batch_size: usize,
     cache: Option<Cache<'_>>,
 ) -> Result<Vec<ReferencedPair>> {
-    let sums = cached(reference, &pairs, micro_batch_size, cache, digest, |part| {
+    let id = |pair: &EncodedPair| pair.id.clone();
+    let sums = cached(reference, &pairs, micro_batch_size, cache, (id, digest), |part| {
         let batch = batch_of(part.iter(), reference)?;
         let log_probs = batch.log_probs(reference, false)?.f_to_device(Device::Cpu)?;
         let log_probs = Vec::<f32>::try_from(&log_probs)?;
@@ -118,6 +120,9 @@ fn referenced(
 /// Hands everything of an item that the numbers depend on to a hash.
 type DigestOf<T> = fn(&T, &mut dyn FnMut(&[u8]));
 
+/// An item's id.
+type IdOf<T> = fn(&T) -> String;
+
 /// A file of log-probabilities, and what is known of the tokenizer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cache<'a> {
@@ -131,7 +136,7 @@ pub(crate) fn cached<T, const K: usize>(
     items: &[T],
     micro_batch_size: usize,
     cache: Option<Cache<'_>>,
-    digest: DigestOf<T>,
+    (id, digest): (IdOf<T>, DigestOf<T>),
     compute: impl Fn(&[T]) -> Result<Vec<f32>>,
 ) -> Result<Vec<[f32; K]>> {
     if items.is_empty() {
@@ -146,8 +151,17 @@ pub(crate) fn cached<T, const K: usize>(
         Some(cache) => read_cache(cache.path, &made_of, [items.len() as i64, K as i64])?,
         None => {
             let mut sums: Vec<f32> = Vec::with_capacity(K * items.len());
-            for part in items.chunks(micro_batch_size.max(1)) {
-                sums.extend(compute(part)?);
+            let size = micro_batch_size.max(1);
+            for (number, part) in items.chunks(size).enumerate() {
+                let computed = compute(part).map_err(|error| {
+                    let name = |(at, item): (usize, &T)| match id(item) {
+                        id if id.is_empty() => (number * size + at).to_string(),
+                        id => id,
+                    };
+                    let names: Vec<String> = part.iter().enumerate().map(name).collect();
+                    Error::Rows { rows: names.join(", "), error: Box::new(error) }
+                });
+                sums.extend(computed?);
             }
             if let Some(cache) = cache {
                 let tensor = Tensor::f_from_slice(&sums)?.f_view([-1, K as i64])?;

@@ -49,7 +49,7 @@ impl LabelledReply {
 pub struct ReferencedReply {
     /// The reply.
     pub reply: LabelledReply,
-    /// A reply to another prompt.
+    /// A reply to another prompt, cut where it does not fit the model after this one.
     pub mismatched: Vec<u32>,
     /// The reference's log-probability of the reply.
     pub log_prob: f32,
@@ -59,13 +59,14 @@ pub struct ReferencedReply {
 
 /// Gives every reply a mismatched one, the last before it in the list that belongs to another prompt (the first ones take
 /// from the end), and computes the reference's log-probabilities of both once, without dropout. TRL shifts replies by one
-/// within each batch, whether or not prompts differ.
+/// within each batch, whether or not prompts differ. A mismatched reply that has no room after its prompt is cut to the
+/// model's positions.
 ///
 /// Cache and precision: see [`reference_log_probs`](crate::reference_log_probs).
 ///
 /// # Errors
 /// [`Error::Combination`] when all replies have one prompt; [`Error::Reference`] for a cache of another model or other
-/// replies; the model's errors.
+/// replies; [`Error::Rows`] with what the model refuses, a prompt and reply that are too long for it above all.
 pub fn unpaired_reference_log_probs(
     reference: &dyn CausalLm,
     replies: Vec<LabelledReply>,
@@ -73,25 +74,25 @@ pub fn unpaired_reference_log_probs(
     cache: Option<&Path>,
 ) -> Result<Vec<ReferencedReply>> {
     let partners = partners(&replies)?;
-    let mut referenced: Vec<ReferencedReply> = partners
-        .into_iter()
-        .zip(&replies)
-        .map(|(partner, reply)| ReferencedReply {
-            reply: reply.clone(),
-            mismatched: replies.get(partner).map(|partner| partner.reply.clone()).unwrap_or_default(),
-            log_prob: 0.0,
-            mismatched_log_prob: 0.0,
-        })
-        .collect();
+    let positions = reference.limits().positions;
+    let referenced = |(partner, reply): (usize, &LabelledReply)| {
+        let mut mismatched = replies.get(partner).map(|partner| partner.reply.clone()).unwrap_or_default();
+        // The last token is predicted and never read.
+        mismatched.truncate(positions.saturating_add(1).saturating_sub(reply.prompt.len()).max(1));
+        ReferencedReply { reply: reply.clone(), mismatched, log_prob: 0.0, mismatched_log_prob: 0.0 }
+    };
+    let mut referenced: Vec<ReferencedReply> = partners.into_iter().zip(&replies).map(referenced).collect();
     let cache = cache.map(|path| Cache { path, tokenizer: None });
-    let sums: Vec<[f32; 2]> = cached(reference, &referenced, micro_batch_size, cache, digest, |part| {
-        let mut builder = TargetBatchBuilder::for_model(reference, false);
-        for item in part {
-            builder.prompt(&item.reply.prompt, &[&item.reply.reply, &item.mismatched]);
-        }
-        let batch = builder.build(reference.limits(), reference.device())?;
-        Ok(Vec::<f32>::try_from(batch.sums(&batch.log_probs(reference, false)?)?)?)
-    })?;
+    let id = |item: &ReferencedReply| item.reply.id.clone();
+    let sums: Vec<[f32; 2]> =
+        cached(reference, &referenced, micro_batch_size, cache, (id, digest), |part| {
+            let mut builder = TargetBatchBuilder::for_model(reference, false);
+            for item in part {
+                builder.prompt(&item.reply.prompt, &[&item.reply.reply, &item.mismatched]);
+            }
+            let batch = builder.build(reference.limits(), reference.device())?;
+            Ok(Vec::<f32>::try_from(batch.sums(&batch.log_probs(reference, false)?)?)?)
+        })?;
     for (item, sums) in referenced.iter_mut().zip(sums) {
         [item.log_prob, item.mismatched_log_prob] = sums;
     }

@@ -58,6 +58,7 @@ impl From<Speaker> for u8 {
 
 /// One utterance of a dialogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Turn {
     /// Who says it.
     pub speaker: Speaker,
@@ -87,6 +88,7 @@ impl Turn {
 
 /// A conversation of two speakers with the persona of each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Dialogue {
     /// Unique within its data set, and stable between runs.
     pub id: String,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use persona_model::{Model, Parameters, read_tensors, write_tensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::adamw::AdamW;
 use crate::config::TrainConfig;
@@ -37,6 +37,9 @@ pub(crate) struct State {
     pub(crate) model: String,
     /// What was measured last; JSON has no number for NaN and infinity.
     pub(crate) evaluation: Vec<(String, Option<f64>)>,
+    /// Whether the evaluation after this step failed and is still to be done.
+    #[serde(default)]
+    pub(crate) evaluation_due: bool,
     /// The best evaluation so far, and how many have passed since.
     pub(crate) best: Option<Best>,
     /// Lines of the log when this was written: what a killed run logged afterwards is cut off.
@@ -61,17 +64,33 @@ pub struct Best {
 pub(crate) struct Versions {
     pub(crate) persona_train: String,
     pub(crate) threads: i32,
+    /// Not said by older checkpoints, as is the device.
+    #[serde(default)]
+    pub(crate) libtorch: Option<String>,
+    #[serde(default)]
+    pub(crate) device: Option<String>,
 }
 
 impl Versions {
-    pub(crate) fn current() -> Self {
-        Self { persona_train: env!("CARGO_PKG_VERSION").to_owned(), threads: tch::get_num_threads() }
+    pub(crate) fn current(device: Device) -> Self {
+        Self {
+            persona_train: env!("CARGO_PKG_VERSION").to_owned(),
+            threads: tch::get_num_threads(),
+            libtorch: Some(persona_model::libtorch_version()),
+            device: Some(format!("{device:?}")),
+        }
     }
 }
 
 impl std::fmt::Display for Versions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "persona-train {} with {} threads", self.persona_train, self.threads)
+        let [libtorch, device] =
+            [&self.libtorch, &self.device].map(|part| part.as_deref().unwrap_or("unknown"));
+        let Self { persona_train, threads, .. } = self;
+        write!(
+            f,
+            "persona-train {persona_train} with {threads} threads, libtorch {libtorch}, device {device}"
+        )
     }
 }
 
@@ -83,6 +102,8 @@ const STATE: &str = "state.json";
 /// The SHA-256 of every other file, as `sha256sum -c` reads it. Written last.
 const SUMS: &str = "SHA256SUMS";
 const UNFINISHED: &str = ".unfinished-";
+/// What a checkpoint is called at the end of its name while another one takes its place.
+const REPLACED: &str = "-replaced";
 
 /// The checkpoints of a run, `step-NNNNNNNN` each, in one folder.
 #[derive(Debug)]
@@ -105,9 +126,15 @@ impl Checkpoints {
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
             let path = entry.map_err(Error::io(&folder))?.path();
-            if name(&path).starts_with(UNFINISHED) {
-                std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-            }
+            let name = name(&path);
+            let Some(step) = name.strip_prefix(UNFINISHED) else { continue };
+            // A kill while a checkpoint was replaced: it is still the one of its step.
+            let replaced = step.strip_suffix(REPLACED).map(|step| folder.join(format!("step-{step}")));
+            let cleared = match replaced.filter(|target| !target.exists()) {
+                Some(target) => std::fs::rename(&path, &target),
+                None => std::fs::remove_dir_all(&path),
+            };
+            cleared.map_err(Error::io(&path))?;
         }
         Ok(Self { folder })
     }
@@ -140,7 +167,7 @@ impl Checkpoints {
     ) -> Result<()> {
         let target = self.of_step(state.step);
         let unfinished = self.folder.join(format!("{UNFINISHED}{:08}", state.step));
-        let replaced = self.folder.join(format!("{UNFINISHED}{:08}-replaced", state.step));
+        let replaced = self.folder.join(format!("{UNFINISHED}{:08}{REPLACED}", state.step));
         std::fs::create_dir_all(&unfinished).map_err(Error::io(&unfinished))?;
         let written = (|| {
             write_weights(&unfinished.join(WEIGHTS), model.trainable())?;
@@ -160,7 +187,7 @@ impl Checkpoints {
                 sums.push_str(&format!("{}  {file}\n", file_hash(&unfinished.join(file))?));
             }
             persona_model::write_atomically(&unfinished.join(SUMS), sums.as_bytes())?;
-            // One of this step that is there already is damaged.
+            // One of this step that is there already is damaged, or lacks an evaluation.
             if target.exists() {
                 std::fs::rename(&target, &replaced).map_err(Error::io(&target))?;
             }
@@ -236,6 +263,11 @@ impl Checkpoints {
         optimizer.restore(held.state.step.saturating_sub(held.state.skipped), mean, square)
     }
 
+    /// Fingerprint of the model in the checkpoint of a step.
+    pub(crate) fn model_after(&self, step: u64) -> Option<String> {
+        read_state(&self.of_step(step).join(STATE)).ok().map(|state| state.model)
+    }
+
     /// Fills the model from the checkpoint of a step.
     pub(crate) fn restore_weights(&self, step: u64, model: &mut (impl Model + ?Sized)) -> Result<()> {
         let folder = self.of_step(step);
@@ -298,15 +330,26 @@ pub(crate) fn read_weights(path: &Path, parameters: &mut Parameters) -> Result<(
     Ok(())
 }
 
-/// What differs between two runs, or nothing. `first_other` says which of the `training` or `validation` examples is the
-/// first to differ.
-pub(crate) fn difference(held: &State, now: &State, first_other: &dyn Fn(&str) -> String) -> Option<String> {
+/// Settings that may change between two calls: no step that was taken depends on them.
+const FREE: [&str; 3] = ["skip_non_finite", "keep_checkpoints", "checkpoint_every"];
+
+/// What differs between two runs, or nothing. `best` is the fingerprint of the held run's best model, and `first_other` says
+/// which of the `training` or `validation` examples is the first to differ.
+pub(crate) fn difference(
+    held: &State,
+    now: &State,
+    best: Option<&str>,
+    first_other: &dyn Fn(&str) -> String,
+) -> Option<String> {
+    // Early stopping is free before it has found anything, and may be left out before it has stopped the run.
+    let stopping_is_free = held.best.is_none() || (now.config.early_stopping.is_none() && !held.stopped);
+    let is_free = |key: &str| FREE.contains(&key) || (key == "early_stopping" && stopping_is_free);
     let mut differences = Vec::new();
     let json = |config: &TrainConfig| serde_json::to_value(config).unwrap_or_default();
     let (held_config, now_config) = (json(&held.config), json(&now.config));
     if let (Some(held), Some(now)) = (held_config.as_object(), now_config.as_object()) {
         for (key, value) in held {
-            if now.get(key) != Some(value) {
+            if now.get(key) != Some(value) && !is_free(key) {
                 let other = now.get(key).map_or("absent".to_owned(), ToString::to_string);
                 differences.push(format!("`{key}` was {value} and is now {other}"));
             }
@@ -332,8 +375,9 @@ pub(crate) fn difference(held: &State, now: &State, first_other: &dyn Fn(&str) -
             ));
         }
     }
-    // A run is continued from the model that it began with, or by whoever still holds the one that it had reached.
-    if now.start != held.start && now.start != held.model {
+    // A run is continued from the model that it began with, or by whoever still holds the one that it had reached or ended
+    // with.
+    if now.start != held.start && now.start != held.model && best != Some(now.start.as_str()) {
         differences
             .push("the model that the run began with is another (weights, seed or adapter)".to_owned());
     }

@@ -45,7 +45,7 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// How many of the last checkpoints are kept, at least 1.
     pub keep_checkpoints: usize,
-    /// When to stop before `steps`; absent for never.
+    /// When to stop before `steps`, by evaluations every `eval_every`; absent for never.
     pub early_stopping: Option<EarlyStopping>,
     /// How many steps of the run may be skipped because their loss or gradient is not finite: such a step changes no
     /// weight and no moment, and is counted in log and outcome. With 0 the first one stops the run.
@@ -219,6 +219,10 @@ impl TrainConfig {
         if self.early_stopping.as_ref().is_some_and(|stop| stop.patience == 0) {
             return fail("early_stopping", "patience is 0; give at least 1");
         }
+        if self.early_stopping.is_some() && (self.eval_every == 0 || self.eval_every >= self.steps) {
+            let reason = "nothing is evaluated before the last step; give an `eval_every` below `steps`";
+            return fail("early_stopping", reason);
+        }
         Ok(())
     }
 
@@ -267,6 +271,16 @@ mod tests {
             groups: vec![of(name, factor, decay)],
             ..TrainConfig::default()
         };
+        let stopping = |eval_every| TrainConfig {
+            eval_every,
+            early_stopping: Some(EarlyStopping {
+                metric: "eval_loss".to_owned(),
+                better: Better::Lower,
+                patience: 1,
+            }),
+            ..TrainConfig::default()
+        };
+        stopping(999).validate().unwrap();
         for (config, key) in [
             (TrainConfig { steps: 0, ..base.clone() }, "steps"),
             (TrainConfig { learning_rate: f64::NAN, ..base.clone() }, "learning_rate"),
@@ -275,6 +289,8 @@ mod tests {
             (TrainConfig { keep_checkpoints: 0, ..base.clone() }, "keep_checkpoints"),
             (TrainConfig { lora_plus_ratio: Some(0.0), ..base.clone() }, "lora_plus_ratio"),
             (TrainConfig { schedule: Schedule::Cosine, warmup_steps: 1000, ..base.clone() }, "warmup_steps"),
+            (stopping(0), "`eval_every`"),
+            (stopping(1000), "`eval_every`"),
             (group("", 1.0, Some(-0.1)), "groups"),
             (group("", f64::INFINITY, None), "groups"),
             (

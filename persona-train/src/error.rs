@@ -45,9 +45,20 @@ pub enum Error {
         rows: String,
     },
 
+    /// The loss on data that nothing is learned from is not a number, or infinite.
+    #[error("{place}: the loss is {value}, in rows {rows}; look at these rows, and at the model")]
+    NonFiniteEvaluation {
+        /// `evaluation`, in a training with the step that it is after.
+        place: String,
+        /// The sum of the losses of these rows.
+        value: f64,
+        /// The ids of the examples that were computed together.
+        rows: String,
+    },
+
     /// What early stopping watches is not a number, or infinite.
     #[error(
-        "step {step}: `{metric}`, which early stopping watches, is {value}; watch something that always has a value"
+        "step {step}: `{metric}`, which early stopping watches, is {value}; watch something that always has a value, or leave `early_stopping` out"
     )]
     Watched {
         /// The optimiser step, from 1.
@@ -61,7 +72,7 @@ pub enum Error {
     /// The objective refused some examples.
     #[error("{place}, in rows {rows}: {error}")]
     Rows {
-        /// `step N`, or `evaluation`.
+        /// `step N`, or `evaluation`, in a training with the step that it is after.
         place: String,
         /// The ids of the examples that were computed together.
         rows: String,

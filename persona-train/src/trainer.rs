@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Best, Checkpoints, FORMAT, State, Versions};
 use crate::config::{Better, TrainConfig};
 use crate::data;
 use crate::error::{Error, Result};
-use crate::evaluation::{evaluate, in_rows};
+use crate::evaluation::{evaluate_at, in_rows, rows};
 use crate::objective::{Contribution, Evaluator, Means, Objective, Observer, StepRecord};
 use crate::order::{Order, generator};
 use crate::outcome::{End, Outcome};
@@ -118,7 +118,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
     ///
     /// # Errors
     /// [`Error::NoData`], [`Error::OtherRun`] and [`Error::Checkpoint`] before anything is changed;
-    /// [`Error::NonFinite`] with step and rows, the weights being those of the step before; file errors.
+    /// [`Error::NonFinite`] with step and rows, the weights being those of the step before; an evaluation's, the steps
+    /// before it being kept in the run's folder, where the next call begins with it; file errors.
     pub fn fit(&mut self, train: &[O::Item], valid: &[O::Item]) -> Result<Outcome> {
         if train.is_empty() {
             return Err(Error::NoData);
@@ -163,7 +164,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
             return Ok(state);
         };
         let first_other = |part: &str| data::first_other(&files.examples(), examples, part);
-        if let Some(difference) = checkpoint::difference(&held.state, &state, &first_other) {
+        let best = held.state.best.as_ref().and_then(|best| files.checkpoints.model_after(best.step));
+        if let Some(difference) = checkpoint::difference(&held.state, &state, best.as_deref(), &first_other) {
             return Err(Error::OtherRun { path: held.folder, difference });
         }
         for error in &held.damaged {
@@ -182,7 +184,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 "the checkpoint is of {held}, this is {now}: the run may end in other last digits"
             ));
         }
-        let state = State { versions: Versions::current(), ..held.state };
+        let best = held.state.best.filter(|_| self.config.early_stopping.is_some());
+        let state = State { config: state.config, best, versions: state.versions, ..held.state };
         self.note(&format!("continuing after step {} of {}", state.step, self.config.steps));
         Ok(state)
     }
@@ -201,6 +204,12 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let mut evaluation: Vec<_> =
             held.map(|(name, value)| (name.clone(), value.unwrap_or(f64::NAN))).collect();
         let mut saved = state.step;
+        if state.evaluation_due {
+            self.measure(valid, state, files, &mut evaluation)?;
+            // The checkpoint of this step does not know it yet.
+            saved = 0;
+            self.save(files, state, optimizer, &mut saved)?;
+        }
         while state.step < self.config.steps && !state.stopped {
             if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 self.save(files, state, optimizer, &mut saved)?;
@@ -219,14 +228,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let last = step == self.config.steps;
             let mut improved = false;
             if last || due(step, self.config.eval_every) {
-                evaluation = self.evaluate(valid, step)?;
-                let finite = |value: f64| value.is_finite().then_some(value);
-                state.evaluation =
-                    evaluation.iter().map(|(name, value)| (name.clone(), finite(*value))).collect();
-                if let Some(files) = files {
-                    files.log_evaluation(step, &evaluation)?;
-                }
-                match self.watch(&evaluation, state) {
+                state.evaluation_due = true;
+                match self.measure(valid, state, files, &mut evaluation) {
                     Ok(better) => improved = better,
                     Err(error) => {
                         // The steps are not lost with the measurement.
@@ -292,9 +295,6 @@ impl<'a, O: Objective> Trainer<'a, O> {
 
     /// Computes a step over its micro-batches, and updates the weights.
     fn update(&mut self, step: u64, items: &[&O::Item], optimizer: &mut AdamW) -> Result<StepRecord> {
-        let ids = |items: &[&O::Item]| {
-            items.iter().map(|item| self.objective.id(item)).collect::<Vec<_>>().join(", ")
-        };
         let count = self.objective.count(items);
         self.objective
             .begin(items, self.config.micro_batch_size)
@@ -310,7 +310,12 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let share = contribution.numerator.f_div_scalar(count)?;
             let value = share.f_double_value(&[])?;
             if !value.is_finite() {
-                return Err(Error::NonFinite { step, what: "loss", value, rows: ids(part) });
+                return Err(Error::NonFinite {
+                    step,
+                    what: "loss",
+                    value,
+                    rows: rows(&self.objective, part),
+                });
             }
             loss += value;
             means.add(contribution.means);
@@ -332,7 +337,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
         let grad_norm = gradient_norm(&gradients)?;
         if !grad_norm.is_finite() {
-            return Err(Error::NonFinite { step, what: "gradient norm", value: grad_norm, rows: ids(items) });
+            let rows = rows(&self.objective, items);
+            return Err(Error::NonFinite { step, what: "gradient norm", value: grad_norm, rows });
         }
         // The 1e-6 is torch's, in clip_grad_norm_.
         let scale = self.config.max_grad_norm.map_or(1.0, |limit| (limit / (grad_norm + 1e-6)).min(1.0));
@@ -360,12 +366,33 @@ impl<'a, O: Objective> Trainer<'a, O> {
         self.objective.evaluate(items, true)
     }
 
+    /// The evaluation that is due, into state and log. Says whether it is the best so far.
+    fn measure(
+        &mut self,
+        valid: &[O::Item],
+        state: &mut State,
+        files: &mut Option<RunFiles>,
+        evaluation: &mut Vec<(String, f64)>,
+    ) -> Result<bool> {
+        let values = self.evaluate(valid, state.step)?;
+        if let Some(files) = files {
+            files.log_evaluation(state.step, &values)?;
+        }
+        let improved = self.watch(&values, state)?;
+        let finite = |value: f64| value.is_finite().then_some(value);
+        state.evaluation = values.iter().map(|(name, value)| (name.clone(), finite(*value))).collect();
+        state.evaluation_due = false;
+        *evaluation = values;
+        Ok(improved)
+    }
+
     /// The loss and the objective's values on the validation data, prefixed `eval_`, and what the evaluators measure.
     fn evaluate(&mut self, valid: &[O::Item], step: u64) -> Result<Vec<(String, f64)>> {
         let _no_grad = tch::no_grad_guard();
         let mut values = Vec::new();
         if !valid.is_empty() {
-            values = evaluate(&self.objective, valid, self.config.micro_batch_size)?
+            let place = format!("evaluation after step {step}");
+            values = evaluate_at(&place, &self.objective, valid, self.config.micro_batch_size)?
                 .into_iter()
                 .map(|(name, value)| (format!("eval_{name}"), value))
                 .collect();
@@ -442,10 +469,11 @@ impl<'a, O: Objective> Trainer<'a, O> {
             model: start.clone(),
             start,
             evaluation: Vec::new(),
+            evaluation_due: false,
             best: None,
             log_lines: 0,
             stopped: false,
-            versions: Versions::current(),
+            versions: Versions::current(self.objective.model().device()),
         };
         Ok((state, examples))
     }

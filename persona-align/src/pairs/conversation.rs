@@ -33,7 +33,8 @@ pub enum PreferenceRecord {
 }
 
 impl PreferenceRecord {
-    /// The record as texts; a conversation is rendered by the template, which texts do not need.
+    /// The record as texts; a conversation is rendered by the template, which texts do not need. What a template has made
+    /// is encoded by `ExampleEncoder::encode_rendered_pair` of persona-data, other texts by `encode_pair`.
     ///
     /// # Errors
     /// As [`ConversationPair::render`]; [`Error::Combination`] for a conversation where there is no template.
@@ -95,18 +96,42 @@ impl ConversationPair {
 /// A line as it is written: each part a text or a list.
 #[derive(Deserialize)]
 struct Line {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::id")]
     id: String,
     prompt: Option<Value>,
     chosen: Value,
     rejected: Value,
 }
 
+/// A message as it is written.
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    content: String,
+    #[serde(flatten)]
+    other: serde_json::Map<String, Value>,
+}
+
+impl Message {
+    /// The message, unless it holds more than a text; some files write null for what is not there.
+    fn plain(self) -> Result<ChatMessage, String> {
+        match self.other.iter().find(|(_, value)| !value.is_null()) {
+            Some((key, _)) => Err(format!(
+                "a message has the key `{key}`, which is not read; leave the key out, or render the conversation with its \
+                 template and give the texts"
+            )),
+            None => Ok(ChatMessage::new(self.role, self.content)),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for PreferenceRecord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Line { id, prompt, chosen, rejected } = Line::deserialize(deserializer)?;
-        let messages =
-            |value: Value| serde_json::from_value::<Vec<ChatMessage>>(value).map_err(D::Error::custom);
+        let messages = |value: Value| -> Result<Vec<ChatMessage>, D::Error> {
+            let messages: Vec<Message> = serde_json::from_value(value).map_err(D::Error::custom)?;
+            messages.into_iter().map(|message| message.plain().map_err(D::Error::custom)).collect()
+        };
         match (prompt, chosen, rejected) {
             (Some(Value::String(prompt)), Value::String(chosen), Value::String(rejected)) => {
                 Ok(Self::Text(Pair { id, prompt, chosen, rejected }))
@@ -187,6 +212,11 @@ mod tests {
             (r#"{"chosen": "a", "rejected": "b"}"#, "`prompt` is empty"),
             (r#"{"prompt": "p", "chosen": "c"}"#, "rejected"),
             (r#"{"chosen": [{"role": "user"}], "rejected": []}"#, "content"),
+            (
+                r#"{"chosen": [{"role": "user", "content": "a", "tool_calls": [1]}], "rejected": []}"#,
+                "`tool_calls`",
+            ),
+            (r#"{"id": [1], "prompt": "p", "chosen": "c", "rejected": "r"}"#, "a text or a number"),
             (
                 r#"{"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "b"}]}"#,
                 "do not begin alike",

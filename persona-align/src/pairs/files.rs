@@ -60,15 +60,19 @@ pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
 /// fine.
 ///
 /// # Errors
-/// As [`read_pairs`]; also for texts and lists of messages in one line, and for chosen and rejected without a beginning in
-/// common where there is no prompt.
+/// As [`read_pairs`]; also for texts and lists of messages in one line, for chosen and rejected without a beginning in
+/// common where there is no prompt, and for a message that holds more than a role and a text, such as `tool_calls`.
 pub fn read_preferences(path: &Path) -> Result<Vec<PreferenceRecord>> {
     read(path, PreferenceRecord::problem)
 }
 
+/// What some editors write before UTF-8.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Lines of JSON, each with nothing to say against it.
 fn read<T: DeserializeOwned>(path: &Path, problem: fn(&T) -> Option<String>) -> Result<Vec<T>> {
     let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    let bytes = bytes.strip_prefix(UTF8_MARK).unwrap_or(&bytes);
     let mut records = Vec::new();
     for (at, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
@@ -145,6 +149,11 @@ mod tests {
         .unwrap();
         let error = read_pairs(&path).unwrap_err().to_string();
         assert!(error.contains("pairs.jsonl:3:"), "{error}");
+        let text = "\u{feff}{\"id\": 7, \"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}\n";
+        std::fs::write(&path, text).unwrap();
+        let [pair] = &read_pairs(&path).unwrap()[..] else { panic!("one pair") };
+        assert_eq!(pair.id, "7", "after a byte order mark, and a number");
+        assert_eq!(read_preferences(&path).unwrap(), [PreferenceRecord::Text(pair.clone())]);
         assert!(write_pairs(&folder.path().join("no/such/place.jsonl"), &[]).is_err());
     }
 }

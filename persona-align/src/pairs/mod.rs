@@ -7,7 +7,9 @@ mod words;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 pub use self::builder::{PairBuilder, ReplyJudge};
 pub use self::conversation::{ConversationPair, PreferenceRecord};
@@ -18,7 +20,7 @@ pub use self::files::{read_pairs, read_preferences, write_pairs, write_preferenc
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// Where the pair comes from; not needed for training.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "id")]
     pub id: String,
     /// What both continue.
     pub prompt: String,
@@ -26,6 +28,16 @@ pub struct Pair {
     pub chosen: String,
     /// The worse one.
     pub rejected: String,
+}
+
+/// An id, which is a text in some files and a number in others, and null where there is none.
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(D::Error::custom(format!("`id` is {other}; it is a text or a number"))),
+    }
 }
 
 /// What happens to pairs that teach little. Each kind is counted in the report whether it is kept or not.

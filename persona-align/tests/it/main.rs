@@ -6,6 +6,7 @@
 mod parity;
 
 mod dpo;
+mod encoding;
 mod golden;
 mod losses;
 mod references;

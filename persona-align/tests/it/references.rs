@@ -287,3 +287,67 @@ fn single_replies_teach_and_the_kl_is_of_the_whole_step() {
         assert_eq!(parts.iter().any(|(name, _)| name == "kl"), loss.needs_kl());
     }
 }
+
+#[test]
+fn mismatched_replies_are_cut_to_the_room_after_a_prompt() {
+    // Each fits the model's 24 positions, but the second reply does not after the first two prompts.
+    let reply = |id: &str, prompt: usize, reply: usize| LabelledReply {
+        id: id.to_owned(),
+        prompt: vec![prompt as u32; prompt],
+        reply: vec![5; reply],
+        desirable: reply > 2,
+    };
+    let replies = || vec![reply("a", 20, 2), reply("b", 24, 1), reply("c", 3, 15)];
+    let data = unpaired_reference_log_probs(&tiny(), replies(), 3, None).unwrap();
+    let lengths: Vec<usize> = data.iter().map(|item| item.mismatched.len()).collect();
+    assert_eq!(lengths, [5, 1, 1]);
+    evaluate(&UnpairedLoss::kto(0.5).on(tiny()), &data, 2).unwrap();
+
+    let mut long = replies();
+    long[1].reply = vec![5; 2];
+    let error = unpaired_reference_log_probs(&tiny(), long, 1, None).unwrap_err().to_string();
+    assert!(error.contains("in rows b:") && error.contains("24 positions"), "{error}");
+}
+
+/// Loss and weights after some steps; whether the backward pass of libtorch alone would reach the first block.
+fn trained<O: Objective<Model = Gpt2>>(
+    objective: O,
+    data: &[O::Item],
+    gradient_checkpointing: bool,
+) -> (f64, Tensor, bool) {
+    let mut config = TrainConfig { gradient_checkpointing, ..config(4, 3) };
+    // Gradients that are rounding noise beside the others stay so.
+    config.optimizer.epsilon = 1e-3;
+    let mut trainer = Trainer::new(objective, config).unwrap();
+    let loss = value(&trainer.fit(data, data).unwrap().evaluation, "eval_loss");
+    let objective = trainer.into_objective();
+    let parameters = objective.model().parameters();
+    parameters.set_trainable(true).unwrap();
+    let items: Vec<&O::Item> = data.iter().collect();
+    objective.begin(&items, items.len()).unwrap();
+    let sum = objective.evaluate(&items, true).unwrap().numerator;
+    let at = parameters.specs().iter().position(|spec| spec.name == "transformer.h.0.mlp.c_fc.weight");
+    let gradient =
+        Tensor::run_backward(&[&sum], &parameters.leaves()[at.unwrap()..=at.unwrap()], false, false);
+    parameters.set_trainable(false).unwrap();
+    (loss, parameters.flat().copy(), gradient[0].defined())
+}
+
+#[test]
+fn gradient_checkpointing_is_used_and_changes_no_step() {
+    fn check<O: Objective<Model = Gpt2>>(objective: impl Fn() -> O, data: &[O::Item]) {
+        let (loss, weights, plain) = trained(objective(), data, false);
+        let (other, same, reached) = trained(objective(), data, true);
+        assert!(plain && !reached, "{}: blocks are kept", objective().describe());
+        assert!((loss - other).abs() < 1e-5, "{loss} and {other}");
+        let off = (weights - same).abs().max().double_value(&[]);
+        assert!(off < 1e-5, "{off}");
+    }
+    let referenced = reference_log_probs(&tiny(), pairs(), 5, None).unwrap();
+    check(|| PreferenceLoss::sigmoid(0.5).on(tiny()), &referenced);
+    let live = || LiveReference::frozen(tiny()).unwrap();
+    check(|| PreferenceLoss::sigmoid(0.5).against(tiny(), live()).unwrap(), &pairs());
+    check(|| ReferenceFreeLoss::simpo(2.0, 0.5).on(tiny()), &pairs());
+    let replies = unpaired_reference_log_probs(&tiny(), replies(), 5, None).unwrap();
+    check(|| UnpairedLoss::kto(0.5).on(tiny()), &replies);
+}

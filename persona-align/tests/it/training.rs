@@ -84,6 +84,11 @@ fn cached_log_probs_are_read_and_refused_for_another_model_or_data() {
 fn pairs_that_do_not_fit_the_model_are_named() {
     let mut long = pairs();
     long[2].chosen = vec![4; 40];
-    let error = reference_log_probs(&tiny(), long, 4, None).unwrap_err().to_string();
+    let error = reference_log_probs(&tiny(), long.clone(), 4, None).unwrap_err().to_string();
     assert!(error.contains("the model has 24 positions"), "{error}");
+    assert!(error.contains("in rows p0, p1, p2, p3:"), "{error}");
+    long.swap(2, 6);
+    long.iter_mut().for_each(|pair| pair.id.clear());
+    let error = reference_log_probs(&tiny(), long, 3, None).unwrap_err().to_string();
+    assert!(error.contains("in rows 6, 7, 8:"), "{error}");
 }

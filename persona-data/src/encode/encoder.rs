@@ -219,22 +219,53 @@ impl ExampleEncoder {
     }
 
     /// A preference pair from finished texts: the prompt as [`ExampleEncoder::prompt`] or a [`PromptSet`] gives it, the
-    /// replies as [`PromptSet::response_target`] does, prefix included. Nothing is cut: where a text's turns end is not
-    /// known any more. An empty rejected reply is EOS alone: it is what a model that says nothing has generated.
+    /// replies as [`PromptSet::response_target`] does, prefix included. A reply gets EOS where it does not end in it.
+    /// Nothing is cut: where a text's turns end is not known any more. An empty rejected reply is EOS alone: it is what a
+    /// model that says nothing has generated. For what a chat template has made there is
+    /// [`encode_rendered_pair`](Self::encode_rendered_pair).
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::EmptyTarget`] for an empty chosen reply, [`Error::ControlToken`] in a reply, [`Error::TooLong`] when the
-    /// prompt with the longer reply does not fit.
+    /// [`Error::EmptyPrompt`], [`Error::EmptyTarget`] for an empty chosen reply, [`Error::ControlToken`] in a reply before
+    /// its end, [`Error::TooLong`] when the prompt with the longer reply does not fit.
     pub fn encode_pair(&self, id: &str, prompt: &str, chosen: &str, rejected: &str) -> Result<EncodedPair> {
+        let chosen = self.target(id, "chosen", self.without_eos(chosen)?)?;
+        let rejected = match self.without_eos(rejected)? {
+            nothing if nothing.trim().is_empty() => vec![self.tokenizer.eos_id()],
+            rejected => self.target(id, "rejected", rejected)?,
+        };
+        self.pair(id, prompt, chosen, rejected)
+    }
+
+    /// A preference pair from texts that a chat template has made of a conversation: the replies hold the control tokens
+    /// that the template ends them with, and get no EOS beside them. Control tokens in the messages' own texts are not
+    /// told apart from the template's.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::EmptyTarget`] for an empty reply, [`Error::TooLong`] when the prompt with the longer
+    /// reply does not fit.
+    pub fn encode_rendered_pair(
+        &self,
+        id: &str,
+        prompt: &str,
+        chosen: &str,
+        rejected: &str,
+    ) -> Result<EncodedPair> {
+        let reply = |task: &'static str, text: &str| -> Result<Vec<u32>> {
+            let ids = self.tokenizer.encode(text)?;
+            if ids.is_empty() {
+                return Err(Error::EmptyTarget { id: id.to_owned(), task });
+            }
+            self.within_max_target(id, task, ids)
+        };
+        self.pair(id, prompt, reply("chosen", chosen)?, reply("rejected", rejected)?)
+    }
+
+    /// A pair whose replies are encoded.
+    fn pair(&self, id: &str, prompt: &str, chosen: Vec<u32>, rejected: Vec<u32>) -> Result<EncodedPair> {
         let prompt = self.tokenizer.encode(prompt)?;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt { id: id.to_owned() });
         }
-        let chosen = self.target(id, "chosen", chosen)?;
-        let rejected = match rejected.trim() {
-            "" => vec![self.tokenizer.eos_id()],
-            _ => self.target(id, "rejected", rejected)?,
-        };
         let (limit, name) = self.source_limit(id, "pair", chosen.len().max(rejected.len()))?;
         if prompt.len() > limit {
             return Err(Error::TooLong {
@@ -283,6 +314,12 @@ impl ExampleEncoder {
         Ok((EncodedExample { id: id.clone(), task, source: ids, target }, cut_turns))
     }
 
+    /// A text before the EOS that it ends in.
+    fn without_eos<'t>(&self, text: &'t str) -> Result<&'t str> {
+        let eos = self.tokenizer.decode(&[self.tokenizer.eos_id()], false)?;
+        Ok(text.strip_suffix(eos.as_str()).unwrap_or(text))
+    }
+
     /// The ids of a target, EOS included.
     fn target(&self, id: &str, task: &'static str, text: &str) -> Result<Vec<u32>> {
         if text.trim().is_empty() {
@@ -296,6 +333,11 @@ impl ExampleEncoder {
             return Err(Error::ControlToken { id: id.to_owned(), text: text.to_owned(), token });
         }
         ids.push(eos);
+        self.within_max_target(id, task, ids)
+    }
+
+    /// The ids of a target, unless they are too many.
+    fn within_max_target(&self, id: &str, task: &'static str, ids: Vec<u32>) -> Result<Vec<u32>> {
         match self.options.max_target {
             Some(max) if ids.len() > max => Err(Error::TooLong {
                 id: id.to_owned(),

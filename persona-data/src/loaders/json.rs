@@ -81,6 +81,7 @@ impl Record for Xpersona {
 
 /// See [`Format::Derived`](crate::Format::Derived).
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Derived {
     id: String,
     persona: Vec<String>,

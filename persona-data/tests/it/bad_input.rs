@@ -181,6 +181,10 @@ fn json_lines() {
             r#"{"id": "b", "personas": [["p"], []], "turns": [{"speaker": 2, "text": "t", "relevant": [0]}]}"#,
             "E f.x:2: label 0 is no index into a persona of 0 descriptions",
         ),
+        (
+            r#"{"id": "b", "personas": [["p"], []], "turns": [{"speaker": 1, "text": "t", "relevent": [0]}]}"#,
+            "E f.x:2: unknown field `relevent`, expected one of `speaker`, `text`, `relevant`",
+        ),
     ] {
         check(lines(broken), Format::Jsonl, &["a", want, "a"]);
     }
@@ -190,6 +194,11 @@ fn json_lines() {
         r#"{"id": "a", "persona": ["p"], "turns": [["u", "r"]], "labels": [[0], [0]]}"#,
         Format::Derived,
         &["E f.x:1: 2 labels for 1 exchanges"],
+    );
+    check(
+        r#"{"id": "a", "persona": ["p"], "turns": [["u", "r"]], "label": [[0]]}"#,
+        Format::Derived,
+        &["E f.x:1: unknown field `label`, expected one of `id`, `persona`, `turns`, `labels`"],
     );
 }
 

@@ -240,7 +240,14 @@ fn pairs_share_a_prompt_and_end_in_eos() {
         assert_eq!(pair.rejected, [TOKENIZER.eos_id()]);
     }
     assert!(matches!(encoder.encode_pair("p", "", "b", "c"), Err(Error::EmptyPrompt { .. })));
-    assert!(matches!(encoder.encode_pair("p", "a", "b</s>", "c"), Err(Error::ControlToken { .. })));
+    for inside in ["b</s> c", "b</s></s>"] {
+        assert!(matches!(encoder.encode_pair("p", "a", inside, "c"), Err(Error::ControlToken { .. })));
+    }
+    let ended = encoder.encode_pair("p", "a", "b</s>", "c").unwrap();
+    assert_eq!(ended, encoder.encode_pair("p", "a", "b", "c</s>").unwrap(), "EOS is not doubled");
+    assert_eq!(ended.chosen, with_eos("b"));
+    assert_eq!(encoder.encode_pair("p", "a", "b", "</s>").unwrap().rejected, [TOKENIZER.eos_id()]);
+    assert!(matches!(encoder.encode_pair("p", "a", "</s>", "b"), Err(Error::EmptyTarget { .. })));
     assert!(matches!(encoder.encode_pair("p", "a", &"b ".repeat(80), "c"), Err(Error::TooLong { .. })));
     assert!(matches!(encoder.encode_pair("p", &"a ".repeat(80), "b", "c"), Err(Error::TooLong { .. })));
 }

@@ -6,7 +6,7 @@ use persona_data::EncodedExample;
 use persona_model::{Gpt2, Model};
 use persona_train::{
     AdamW, AdamWConfig, Better, EarlyStopping, Error, Evaluator, NextToken, Objective, Observer, StepRecord,
-    TrainConfig, Trainer,
+    TrainConfig, Trainer, evaluate,
 };
 
 use tch::{Device, Kind, Tensor};
@@ -39,6 +39,9 @@ fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
     let error =
         fit(folder.path(), TrainConfig { learning_rate: 0.5, ..config(4) }, &examples(8)).unwrap_err();
     assert!(error.to_string().contains("`learning_rate` was 0.01 and is now 0.5"), "{error}");
+    // What no step depends on may change.
+    let free = TrainConfig { skip_non_finite: 2, keep_checkpoints: 1, checkpoint_every: 3, ..config(4) };
+    fit(folder.path(), free, &examples(8)).unwrap();
     let error = fit(folder.path(), config(4), &examples(9)).unwrap_err();
     let error = error.to_string();
     let (counts, place) =
@@ -69,6 +72,65 @@ fn a_loss_that_is_not_a_number_stops_with_step_and_rows() {
     let mut trainer = Trainer::new(NextToken::new(model), config(4)).unwrap();
     let error = trainer.fit(&examples(2), &[]).unwrap_err().to_string();
     assert!(error.contains("step 1: the loss is NaN") && error.contains("e1"), "{error}");
+    let error = evaluate(&trainer.into_objective(), &examples(2), 2).unwrap_err().to_string();
+    assert!(error.starts_with("evaluation: the loss is NaN, in rows e0, e1;"), "{error}");
+}
+
+#[test]
+fn a_validation_loss_that_is_not_a_number_is_named_with_its_place() {
+    // The only step with a rate above 0 is the last one.
+    let config = TrainConfig { learning_rate: 1e30, warmup_steps: 1, max_grad_norm: None, ..config(2) };
+    let mut trainer = Trainer::new(NextToken::new(tiny(0.0)), config).unwrap();
+    let error = trainer.fit(&examples(8), &examples(2)).unwrap_err();
+    assert!(matches!(error, Error::NonFiniteEvaluation { .. }), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("evaluation after step 2: the loss is") && error.contains("e1"), "{error}");
+    assert!(!error.contains("skip_non_finite"), "{error}");
+}
+
+/// A checkpoint's files.
+fn checkpoint(folder: &Path, step: u64) -> Vec<Vec<u8>> {
+    let folder = folder.join(format!("checkpoints/step-{step:08}"));
+    let files = ["weights.safetensors", "optimizer.safetensors", "state.json"];
+    files.iter().map(|file| std::fs::read(folder.join(file)).unwrap()).collect()
+}
+
+#[test]
+fn a_failed_evaluation_keeps_the_steps_and_is_done_again() {
+    let mut long = examples(3);
+    long[1].source = vec![1; 40];
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        let trainer = Trainer::new(NextToken::new(tiny(0.0)), config(4)).unwrap();
+        trainer.in_folder(folder.path()).fit(&examples(8), &long).unwrap_err().to_string()
+    };
+    let error = run();
+    assert!(error.contains("evaluation after step 4, in rows") && error.contains("e1"), "{error}");
+    let kept = checkpoint(folder.path(), 4);
+    assert_eq!(run(), error, "the run is not finished");
+    assert_eq!(checkpoint(folder.path(), 4), kept);
+
+    // An evaluator that fails once, on the way and at the end: the run ends as one without a failure.
+    let fit = |folder: &Path, failing: u64| {
+        let mut evaluator = |_: &Gpt2, step: u64| match step == failing {
+            true => Err(Error::objective(std::io::Error::other("no judge"))),
+            false => Ok(vec![("score".to_owned(), step as f64)]),
+        };
+        let config = TrainConfig { eval_every: 2, ..config(4) };
+        let trainer = Trainer::new(NextToken::new(tiny(0.0)), config).unwrap();
+        trainer.in_folder(folder).evaluated_by(&mut evaluator).fit(&examples(8), &examples(2))
+    };
+    let whole = tempfile::tempdir().unwrap();
+    let expected = fit(whole.path(), 0).unwrap();
+    for failing in [2, 4] {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(fit(folder.path(), failing).unwrap_err().to_string().contains("no judge"));
+        assert!(folder.path().join(format!("checkpoints/step-{failing:08}/state.json")).is_file());
+        assert_eq!(fit(folder.path(), 0).unwrap(), expected);
+        assert_eq!(checkpoint(folder.path(), 4), checkpoint(whole.path(), 4));
+        let log = std::fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+        assert_eq!((log.lines().count(), log.matches("\"score\"").count()), (6, 2), "{log}");
+    }
 }
 
 #[test]
@@ -98,6 +160,7 @@ fn nothing_to_train_on_and_unwritable_places() {
             better: persona_train::Better::Lower,
             patience: 1,
         }),
+        eval_every: 2,
         ..config(4)
     };
     assert!(
@@ -147,16 +210,27 @@ fn a_watched_value_that_is_no_number_stops_and_the_steps_are_kept() {
     let config = TrainConfig { eval_every: 2, early_stopping: Some(stopping), ..config(4) };
     let run = |value: f64, metric: &str| {
         let mut config = config.clone();
-        config.early_stopping.as_mut().unwrap().metric = metric.to_owned();
+        match &mut config.early_stopping {
+            Some(stopping) if !metric.is_empty() => stopping.metric = metric.to_owned(),
+            stopping => *stopping = None,
+        }
         let mut score = Score(value);
         let trainer = Trainer::new(NextToken::new(tiny(0.0)), config).unwrap();
         let fitted = trainer.in_folder(folder.path()).evaluated_by(&mut score).fit(&examples(8), &[]);
         fitted.map(|outcome| outcome.steps).map_err(|error| error.to_string())
     };
-    let error = run(f64::NAN, "score").unwrap_err();
-    assert!(error.contains("step 2") && error.contains("`score`"), "{error}");
-    assert!(folder.path().join("checkpoints/step-00000002/state.json").is_file());
+    for _ in 0..2 {
+        let error = run(f64::NAN, "score").unwrap_err();
+        assert!(error.contains("step 2") && error.contains("`score`"), "{error}");
+        assert!(folder.path().join("checkpoints/step-00000002/state.json").is_file());
+    }
+    // What is watched may be corrected before anything was found best, and be left out.
+    let error = run(1.0, "scores").unwrap_err();
+    assert!(error.contains("nothing measures `scores`"), "{error}");
     assert_eq!(run(1.0, "score"), Ok(4));
+    let error = run(1.0, "eval_loss").unwrap_err();
+    assert!(error.contains("`early_stopping` was"), "{error}");
+    assert_eq!(run(1.0, ""), Ok(4));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use persona_train::{Error, NextToken, Observer, TrainConfig, Trainer};
+use sha2::{Digest, Sha256};
 
 use crate::{config, examples, tiny};
 
@@ -178,4 +179,39 @@ fn a_full_disk_leaves_the_last_checkpoint() {
     let notes = run(folder.path()).unwrap();
     assert!(notes.contains("continuing after step 8"), "{notes}");
     assert_eq!(files(&checkpoint(folder.path(), 14)), files(&checkpoint(whole.path(), 14)));
+}
+
+#[test]
+fn a_checkpoint_that_was_being_replaced_is_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path()).unwrap();
+    let last = checkpoint(folder.path(), 14);
+    let before = files(&last);
+    std::fs::rename(&last, folder.path().join("checkpoints/.unfinished-00000014-replaced")).unwrap();
+    assert!(run(folder.path()).unwrap().contains("continuing after step 14 of 14"));
+    assert_eq!(files(&last), before);
+}
+
+#[test]
+fn a_checkpoint_of_an_older_version_is_continued_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path()).unwrap();
+    assert!(!run(folder.path()).unwrap().contains("the checkpoint is of"));
+    let last = checkpoint(folder.path(), 14);
+    let path = last.join("state.json");
+    let text = std::fs::read(&path).unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    state.as_object_mut().unwrap().remove("evaluation_due").unwrap();
+    for key in ["libtorch", "device"] {
+        state["versions"].as_object_mut().unwrap().remove(key).unwrap();
+    }
+    let older = serde_json::to_vec(&state).unwrap();
+    let hash =
+        |bytes: &[u8]| -> String { Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect() };
+    let sums = std::fs::read_to_string(last.join("SHA256SUMS")).unwrap();
+    std::fs::write(last.join("SHA256SUMS"), sums.replace(&hash(&text), &hash(&older))).unwrap();
+    std::fs::write(&path, &older).unwrap();
+    let notes = run(folder.path()).unwrap();
+    assert!(notes.contains("libtorch unknown, device unknown, this is"), "{notes}");
+    assert!(notes.contains("device Cpu:") && notes.contains("continuing after step 14"), "{notes}");
 }

@@ -164,5 +164,8 @@ fn skipped_steps_are_counted_change_nothing_and_are_continued_exactly() {
         let (outcome, watcher, _) = run(folder.path(), 3, gradient, None);
         assert!(matches!(outcome, Err(Error::NonFinite { step, .. }) if step == steps[3]), "{steps:?}");
         assert_eq!(watcher.skipped.len(), 3);
+        // Let it skip more, as the message says: it goes on, and ends as one that was allowed to from the beginning.
+        assert_eq!(run(folder.path(), 9, gradient, None).0.unwrap().skipped, 4);
+        assert_eq!(last_checkpoint(whole.path()), last_checkpoint(folder.path()));
     }
 }
