@@ -55,8 +55,7 @@ impl<'a> Decoder<'a> {
             .iter()
             .enumerate()
             .map(|(index, prompt)| {
-                let request = Request::new(prompt.clone(), self.config).ending_at(&self.ends);
-                Request { stream: index as u32, ..request }
+                Request::new(prompt.clone(), self.config).ending_at(&self.ends).in_stream(index as u32)
             })
             .collect();
         let replies = self.engine.complete(&requests)?;

@@ -124,7 +124,7 @@ impl Consistency {
         H: AsRef<str>,
         P: Texts,
     {
-        let (judge, judgements) = judgements(judge, &texts(replies), personas)?;
+        let (judge, judgements) = Self::judgements(judge, replies, personas)?;
         self.of_judgements(&judge, &judgements)
     }
 
@@ -143,14 +143,36 @@ impl Consistency {
         H: AsRef<str>,
         P: Texts,
     {
-        let (judge, judgements) = judgements(judge, &texts(replies), personas)?;
+        let (judge, judgements) = Self::judgements(judge, replies, personas)?;
         let metric = self.judged_by(judge);
         let sums = metric.replies(&judgements)?;
         Ok(Examples::new(metric, sums))
     }
 
-    /// C.score of the judgements of each reply.
-    pub(crate) fn of_judgements(&self, judge: &str, judgements: &[Vec<Judgement>]) -> Result<Scores> {
+    /// The judge's name and, for each reply, its judgements of the descriptions of the reply's speaker: for
+    /// [`Consistency::of_judgements`] in both forms, so that the judge is asked once. It is called as by
+    /// [`Consistency::corpus`].
+    ///
+    /// # Errors
+    /// Lists of unequal length, a judge that fails or answers for another number of pairs.
+    pub fn judgements<J, H, P>(
+        judge: &J,
+        replies: &[H],
+        personas: &[P],
+    ) -> Result<(String, Vec<Vec<Judgement>>)>
+    where
+        J: PersonaJudge + ?Sized,
+        H: AsRef<str>,
+        P: Texts,
+    {
+        judgements(judge, &texts(replies), personas)
+    }
+
+    /// C.score of the judgements of each reply, which the judge so named gave.
+    ///
+    /// # Errors
+    /// An empty corpus; with [`Consistency::max`] a reply without a judgement.
+    pub fn of_judgements(&self, judge: &str, judgements: &[Vec<Judgement>]) -> Result<Scores> {
         let metric = self.judged_by(judge);
         let mut statistics = metric.statistics();
         metric.replies(judgements)?.iter().try_for_each(|sums| statistics.push(sums))?;

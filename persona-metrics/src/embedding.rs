@@ -78,11 +78,11 @@ pub trait SentenceEmbedder {
     fn embed(&self, texts: &[&str]) -> Result<Array2<f32>, ModelError>;
 }
 
-/// The cosine of two vectors, computed in f64; a length below 1e-12 counts as 1e-12, so that a zero vector has the cosine
-/// 0 with every other.
+/// The cosine of two vectors, computed in f64: 1 exactly for equal ones. A length below 1e-12 counts as 1e-12, so that a
+/// zero vector has the cosine 0 with every other.
 ///
 /// # Errors
-/// Vectors of unequal length, or with a NaN or an infinity.
+/// Vectors of unequal length, or with a NaN or an infinity; lengths whose square is not finite when multiplied.
 pub fn cosine<A: Copy + Into<f64>>(left: ArrayView1<'_, A>, right: ArrayView1<'_, A>) -> Result<f64> {
     crate::error::same_length("values of one vector", left.len(), "values of the other", right.len())?;
     let (mut product, mut squares) = (0.0, (0.0, 0.0));
@@ -91,9 +91,13 @@ pub fn cosine<A: Copy + Into<f64>>(left: ArrayView1<'_, A>, right: ArrayView1<'_
         product += left * right;
         squares = (squares.0 + left * left, squares.1 + right * right);
     }
-    let length = |squares: f64| squares.sqrt().max(1e-12);
-    let cosine = product / (length(squares.0) * length(squares.1));
-    if cosine.is_finite() { Ok(cosine) } else { Err(Error::OutOfRange { metric: "cosine", value: cosine }) }
+    // One root: of equal factors it is exact.
+    let lengths = (squares.0.max(1e-24) * squares.1.max(1e-24)).sqrt();
+    let cosine = product / lengths;
+    match [cosine, lengths].into_iter().find(|value| !value.is_finite()) {
+        None => Ok(cosine),
+        Some(value) => Err(Error::OutOfRange { metric: "cosine", value }),
+    }
 }
 
 /// The token vectors of a batch, checked.
@@ -163,5 +167,15 @@ mod tests {
         assert_eq!(cosine(array![0.0f32, 0.0].view(), array![4.0, 3.0].view()).unwrap(), 0.0);
         assert!(cosine(array![1.0].view(), array![1.0, 2.0].view()).is_err());
         assert!(cosine(array![f32::NAN, 0.0].view(), array![4.0, 3.0].view()).is_err());
+        assert!(cosine(array![1e100, 0.0].view(), array![1e100, 1.0].view()).is_err());
+        assert!((cosine(array![1e-13].view(), array![1e-13].view()).unwrap() - 0.01).abs() < 1e-12);
+    }
+
+    #[test]
+    fn equal_vectors_have_the_cosine_1() {
+        for seed in 0..200 {
+            let vector = ndarray::Array1::from_iter((0..64).map(|at| f64::from(seed * 64 + at).sin() as f32));
+            assert_eq!(cosine(vector.view(), vector.view()).unwrap(), 1.0, "{seed}");
+        }
     }
 }

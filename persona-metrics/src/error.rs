@@ -224,7 +224,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A text is longer than the model reads, and is not to be cut.
+    /// A text is longer than the encoder reads, and is not to be cut.
     #[error(
         "the model {model:?} reads {limit} tokens, {text:?} has more; shorten the text, or let long texts be cut"
     )]
@@ -235,6 +235,24 @@ pub enum Error {
         text: String,
         /// The most tokens that the model reads.
         limit: usize,
+    },
+    /// Two texts that are read as one are longer together than the model reads, and are not to be cut.
+    #[error(
+        "the model {model:?} reads {limit} tokens, {pair} together have more; shorten the longer of the two, \
+         {longer:?}{cut}",
+        cut = if *may_be_cut { ", or let long texts be cut" } else { "" }
+    )]
+    PairTooLong {
+        /// Name of the model.
+        model: String,
+        /// What the two texts are.
+        pair: &'static str,
+        /// The beginning of the longer one.
+        longer: String,
+        /// The most tokens that the model reads.
+        limit: usize,
+        /// Whether there is a setting that cuts.
+        may_be_cut: bool,
     },
     /// A judge whose classes are not the three of natural language inference.
     #[error(
@@ -334,6 +352,12 @@ pub enum Error {
         "no preset `{name}`; there are standard, pal, persona-injection, user-specific, parlai and sacrebleu"
     )]
     UnknownPreset {
+        /// The name.
+        name: String,
+    },
+    /// A language that is not known, or that needs a feature.
+    #[error("no language `{name}`; there are english, chinese (with the feature `jieba`) and japanese")]
+    UnknownLanguage {
         /// The name.
         name: String,
     },

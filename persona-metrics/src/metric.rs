@@ -26,6 +26,36 @@ pub trait Sums: Clone + PartialEq + Debug + Send + Sync + Serialize + Deserializ
 /// Corpus scores are functions of sums over examples. So shards, threads and machines can each compute their own
 /// [`Statistics`] and merge them, and a resampled corpus costs additions only. Implement this and [`PairMetric`] or
 /// [`TextMetric`] for a metric of your own to get both, and confidence intervals with them.
+///
+/// ```
+/// use persona_metrics::{MeanSums, Metric, PairMetric, Result, Unit};
+/// use serde::{Deserialize, Serialize};
+///
+/// /// Share of replies that end in a question mark where the reference does.
+/// #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// struct AsksBack {}
+///
+/// impl Metric for AsksBack {
+///     const NAME: &'static str = "asks back";
+///     type Sums = MeanSums;
+///     fn empty(&self) -> MeanSums { MeanSums::new(1) }
+///     fn names(&self) -> Vec<String> { vec![Self::NAME.to_owned()] }
+///     fn unit(&self) -> Unit { Unit::Share }
+///     fn values(&self, sums: &MeanSums) -> Result<Vec<f64>> { sums.means(Self::NAME) }
+///     fn settings(&self) -> String { String::new() }
+/// }
+///
+/// impl PairMetric for AsksBack {
+///     fn count(&self, sums: &mut MeanSums, reply: &str, references: &[&str]) -> Result<()> {
+///         let asks = |text: &str| text.trim_end().ends_with('?');
+///         let same = references.iter().any(|reference| asks(reference) == asks(reply));
+///         sums.push(Self::NAME, &[f64::from(u8::from(same))])
+///     }
+/// }
+///
+/// println!("{}", AsksBack {}.corpus(&["Do you?"], &["Have you a dog?"])?);
+/// # Ok::<(), persona_metrics::Error>(())
+/// ```
 pub trait Metric: Clone + PartialEq + Debug + Send + Sync + Serialize + DeserializeOwned {
     /// Name of the metric in errors.
     const NAME: &'static str;

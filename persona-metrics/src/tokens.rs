@@ -64,6 +64,10 @@ pub enum PreTokenization {
     /// A space on both sides of each of Python's 32 `string.punctuation` characters, runs of spaces made one, both
     /// ends stripped. Other punctuation (`。`, `…`) stays as it is.
     SpacePunctuation,
+    /// A space around each Han or kana character, each CJK punctuation mark and each full-width form, runs of spaces made
+    /// one, both ends stripped: for Chinese and Japanese, which have no spaces between words. Words in other letters
+    /// stay whole.
+    EastAsianCharacters,
     /// Chinese words by jieba (its default mode, with the hidden Markov model), joined by spaces: `" ".join(jieba.cut(text))`
     /// of Python's jieba 0.42, as PAL's code prepares Chinese. Needs the feature `jieba`.
     #[cfg(feature = "jieba")]
@@ -104,6 +108,7 @@ impl Preprocessing {
                 Cow::Borrowed(text) => space_punctuation(text),
                 Cow::Owned(text) => Cow::Owned(space_punctuation(&text).into_owned()),
             },
+            PreTokenization::EastAsianCharacters => Cow::Owned(space_east_asian(&text)),
             #[cfg(feature = "jieba")]
             PreTokenization::Jieba => Cow::Owned(crate::jieba_words(&text)),
         }
@@ -147,6 +152,7 @@ impl Preprocessing {
         let pre = match self.pre_tokenization {
             PreTokenization::None => "none",
             PreTokenization::SpacePunctuation => "space-punctuation",
+            PreTokenization::EastAsianCharacters => "east-asian-characters",
             #[cfg(feature = "jieba")]
             PreTokenization::Jieba => "jieba",
         };
@@ -209,6 +215,45 @@ pub(crate) fn is_python_space(c: char) -> bool {
 /// Python's `str.split()`.
 pub(crate) fn split_whitespace(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_python_space).filter(|token| !token.is_empty())
+}
+
+/// Whether a character is one of a script without spaces between words.
+pub(crate) fn is_east_asian(c: char) -> bool {
+    matches!(c,
+        '\u{2e80}'..='\u{2fdf}' // radicals
+        | '\u{3001}'..='\u{30ff}' // punctuation, hiragana, katakana
+        | '\u{3100}'..='\u{312f}' // Bopomofo
+        | '\u{31f0}'..='\u{31ff}' // katakana extended
+        | '\u{3400}'..='\u{4dbf}'
+        | '\u{4e00}'..='\u{9fff}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{ff01}'..='\u{ffef}' // full-width and half-width forms
+        | '\u{20000}'..='\u{3134f}'
+    )
+}
+
+fn space_east_asian(text: &str) -> String {
+    let mut spaced = String::with_capacity(2 * text.len());
+    let mut apart = true;
+    for c in text.chars() {
+        let (space, alone) = (is_python_space(c), is_east_asian(c));
+        if (space || alone) && !apart {
+            spaced.push(' ');
+            apart = true;
+        }
+        if !space {
+            spaced.push(c);
+            apart = false;
+        }
+        if alone {
+            spaced.push(' ');
+            apart = true;
+        }
+    }
+    if spaced.ends_with(' ') {
+        spaced.pop();
+    }
+    spaced
 }
 
 fn characters(text: &str) -> impl Iterator<Item = &str> {

@@ -43,8 +43,9 @@ pub struct DecodeConfig {
     pub early_stopping: EarlyStopping,
     /// Replies to each prompt: draws, or the best of the beams, best first.
     pub num_return_sequences: usize,
-    /// What is drawn follows from this, the prompt's index, the reply's index and the token's place alone, never from
-    /// other prompts.
+    /// What is drawn follows from this, the request's stream, the reply's index and the token's place alone, never from
+    /// other prompts. A [`Decoder`](crate::Decoder) or [`TextGenerator`](crate::TextGenerator) sets the prompt's index as
+    /// stream; in an [`Engine`](crate::Engine) it is 0 unless set ([`Request::in_stream`](crate::Request::in_stream)).
     pub seed: u64,
     /// Sequences decoded together by a [`Decoder`](crate::Decoder) or [`TextGenerator`](crate::TextGenerator); an
     /// [`Engine`](crate::Engine) has a number of its own.

@@ -66,6 +66,13 @@ impl Request {
         self
     }
 
+    /// Tells what is drawn for requests of one seed apart: equal requests in one stream have equal replies. 0 unless set.
+    #[must_use]
+    pub fn in_stream(mut self, stream: u32) -> Self {
+        self.stream = stream;
+        self
+    }
+
     /// Whether several sequences begin with the prompt.
     pub(crate) fn shares_prompt(&self) -> bool {
         self.config.num_beams > 1 || self.config.num_return_sequences > 1

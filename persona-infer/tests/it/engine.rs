@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use persona_data::{BpeOptions, TextTokenizer, train_byte_level_bpe};
-use persona_infer::{Completion, DecodeConfig, EarlyStopping, Engine, EngineConfig, Finish, Request};
+use persona_infer::{
+    Completion, DecodeConfig, Decoder, EarlyStopping, Engine, EngineConfig, Finish, Request,
+};
 use persona_model::{Batch, CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, LoraConfig, Model};
 use tch::{Device, Kind};
 
@@ -82,6 +84,24 @@ fn mixed() -> Vec<Request> {
             Request::new(prompt, config).ending_at(&[7, 9][..1 + at % 2])
         })
         .collect()
+}
+
+#[test]
+fn equal_requests_are_told_apart_by_their_streams() {
+    let model = tiny(64);
+    let request = Request::new(vec![1, 2, 3], DRAWN);
+    let streams = [None, Some(0), Some(1), Some(2)];
+    let requests = streams.map(|stream| match stream {
+        None => request.clone(),
+        Some(stream) => request.clone().in_stream(stream),
+    });
+    let replies = tokens(&complete(&model, 4, 64, &requests));
+    assert_eq!(replies[0], replies[1]);
+    assert!(replies[1] != replies[2] && replies[2] != replies[3], "{replies:?}");
+    // A Decoder's prompts are in the streams of their indexes.
+    let decoded = Decoder::new(&model, DRAWN, &[]).unwrap().generate(&vec![vec![1, 2, 3]; 3]).unwrap();
+    let flat: Vec<Vec<u32>> = replies[1..].iter().map(|replies| replies[0].clone()).collect();
+    assert_eq!(decoded, flat);
 }
 
 #[test]

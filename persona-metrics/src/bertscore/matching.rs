@@ -1,15 +1,15 @@
 //! Greedy matching of token vectors.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
-use crate::error::{Result, same_length};
+use crate::error::{Error, Result, same_length};
 
 /// Token vectors `[T, D]` of one side with the weight of each token `[T]`.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightedTokens<'t, A> {
     /// The vectors, of any length.
     pub vectors: ArrayView2<'t, A>,
-    /// The weights, at least 0.
+    /// The weights, finite and at least 0.
     pub weights: &'t [f64],
 }
 
@@ -23,7 +23,8 @@ pub struct WeightedTokens<'t, A> {
 /// f64; a vector shorter than 1e-12 has the cosine 0 with all others.
 ///
 /// # Errors
-/// Weights or vectors of another length on one side than on the other.
+/// Weights or vectors of another length on one side than on the other; [`Error::OutOfRange`] for a vector whose length is
+/// not finite, and for a weight that is not or is below 0.
 pub fn greedy_match<A: Copy + Into<f64>>(
     hypothesis: WeightedTokens<'_, A>,
     reference: WeightedTokens<'_, A>,
@@ -32,17 +33,27 @@ pub fn greedy_match<A: Copy + Into<f64>>(
     same_length("values of a vector", hypothesis.vectors.ncols(), width, reference.vectors.ncols())?;
     same_length("token vectors", hypothesis.vectors.nrows(), "weights", hypothesis.weights.len())?;
     same_length("token vectors", reference.vectors.nrows(), "weights", reference.weights.len())?;
-    let cosines = unit_rows(hypothesis.vectors).dot(&unit_rows(reference.vectors).t());
-    let mean = |weights: &[f64], axis: Axis| {
-        let (mut sum, mut total) = (0.0, 0.0);
-        for (&weight, cosines) in weights.iter().zip(cosines.axis_iter(axis)) {
-            total += weight;
-            sum += weight * cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let cosines = unit_rows(hypothesis.vectors)?.dot(&unit_rows(reference.vectors)?.t());
+    let total = |weights: &[f64]| {
+        if let Some(&weight) = weights.iter().find(|weight| !weight.is_finite() || **weight < 0.0) {
+            return Err(out_of_range(weight));
         }
-        (total > 0.0 && sum.is_finite()).then_some(sum / total)
+        let total = weights.iter().sum::<f64>();
+        if total.is_finite() { Ok(total) } else { Err(out_of_range(total)) }
     };
-    let (precision, recall) = (mean(hypothesis.weights, Axis(0)), mean(reference.weights, Axis(1)));
-    Ok(precision.zip(recall).map(|(precision, recall)| [precision, recall, f1(precision, recall)]))
+    let totals = (total(hypothesis.weights)?, total(reference.weights)?);
+    if totals.0 == 0.0 || totals.1 == 0.0 {
+        return Ok(None);
+    }
+    let mean = |weights: &[f64], total: f64, axis: Axis| {
+        let highest =
+            |cosines: ArrayView1<'_, f64>| cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let rows = weights.iter().zip(cosines.axis_iter(axis));
+        rows.map(|(weight, cosines)| weight * highest(cosines)).sum::<f64>() / total
+    };
+    let precision = mean(hypothesis.weights, totals.0, Axis(0));
+    let recall = mean(reference.weights, totals.1, Axis(1));
+    Ok(Some([precision, recall, f1(precision, recall)]))
 }
 
 /// The harmonic mean, 0 where the sum is 0.
@@ -52,13 +63,21 @@ fn f1(precision: f64, recall: f64) -> f64 {
 }
 
 /// Each row divided by its length.
-fn unit_rows<A: Copy + Into<f64>>(vectors: ArrayView2<'_, A>) -> Array2<f64> {
+fn unit_rows<A: Copy + Into<f64>>(vectors: ArrayView2<'_, A>) -> Result<Array2<f64>> {
     let mut unit = vectors.mapv(Into::into);
     for mut row in unit.rows_mut() {
-        let length = row.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-12);
+        let length = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+        if !length.is_finite() {
+            return Err(out_of_range(length));
+        }
+        let length = length.max(1e-12);
         row.mapv_inplace(|value| value / length);
     }
-    unit
+    Ok(unit)
+}
+
+fn out_of_range(value: f64) -> Error {
+    Error::OutOfRange { metric: "greedy matching", value }
 }
 
 #[cfg(test)]
@@ -81,6 +100,27 @@ mod tests {
         let expected = (1.0 + 3.0 * 0.5_f64.sqrt()) / 4.0;
         assert!((recall - expected).abs() < 1e-15);
         assert!((f1 - 2.0 * expected / (1.0 + expected)).abs() < 1e-15);
+    }
+
+    fn side<'t>(vectors: &'t Array2<f64>, weights: &'t [f64]) -> WeightedTokens<'t, f64> {
+        WeightedTokens { vectors: vectors.view(), weights }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_an_error() {
+        let good = array![[1.0, 0.0], [0.0, 1.0]];
+        let refused = |result| matches!(result, Err(Error::OutOfRange { metric: "greedy matching", .. }));
+        for value in [f64::NAN, f64::INFINITY, 1e200] {
+            let bad = array![[1.0, 0.0], [value, 1.0]];
+            let (bad, good) = (side(&bad, &[1.0, 1.0]), side(&good, &[1.0, 1.0]));
+            assert!(refused(greedy_match(bad, good)) && refused(greedy_match(good, bad)), "{value}");
+        }
+        for weights in [[1.0, -0.5], [f64::NAN, 1.0], [1.0, f64::INFINITY], [f64::MAX, f64::MAX]] {
+            let (bad, good) = (side(&good, &weights), side(&good, &[1.0, 1.0]));
+            assert!(refused(greedy_match(bad, good)) && refused(greedy_match(good, bad)), "{weights:?}");
+        }
+        let none = Array2::zeros((0, 2));
+        assert_eq!(greedy_match(side(&none, &[]), side(&good, &[1.0, 1.0])).unwrap(), None);
     }
 
     #[test]

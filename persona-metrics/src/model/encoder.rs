@@ -1,24 +1,24 @@
 //! BERTScore's and similarity's embedders on persona-model's encoders.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use ndarray::Array2;
 use persona_data::{EncodedText, EncoderTokenizer};
 use persona_model::{Encoder, Model, Pooling, load_encoder};
-use serde_json::Value;
 use tch::{Device, Kind};
 
 use super::batches::{in_batches, numbers};
+use super::sentence_settings::SentenceSettings;
 use super::{LongTexts, folder_name, signature_part, unusable};
 use crate::embedding::{SentenceEmbedder, TokenEmbedder, TokenVectors};
-use crate::error::{Error, ModelError, Result};
+use crate::error::{Error, ModelError, Result, shortened};
 
 /// An encoder with its tokenizer: a [`TokenEmbedder`] by the output of one of its layers, and a [`SentenceEmbedder`] by
 /// pooling its last hidden states.
 ///
-/// Tokens are those that bert-score sees: white space at both ends of a text is stripped, and for tokenizers that mark
-/// spaces (RoBERTa's) the text begins with one.
+/// White space at both ends of a text is stripped, as by bert-score, and by sentence-transformers up to version 5. For
+/// tokenizers that mark spaces (RoBERTa's) the text of a [`TokenEmbedder`] begins with one, as in bert-score; that of a
+/// [`SentenceEmbedder`] does not.
 pub struct TextEncoder {
     model: Box<dyn Encoder>,
     /// Cuts at what the model has positions for and the tokenizer's `model_max_length`.
@@ -28,17 +28,21 @@ pub struct TextEncoder {
     name: String,
     layer: usize,
     pooling: Pooling,
+    /// Of sentences.
+    lower_case: bool,
     long: LongTexts,
 }
 
 impl std::fmt::Debug for TextEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { model: _, tokenizer, sentence_tokenizer: _, name, layer, pooling, long } = self;
+        let Self { model: _, tokenizer, sentence_tokenizer: _, name, layer, pooling, lower_case, long } =
+            self;
         f.debug_struct("TextEncoder")
             .field("name", name)
             .field("tokenizer", tokenizer)
             .field("layer", layer)
             .field("pooling", pooling)
+            .field("lower_case", lower_case)
             .field("long", long)
             .finish_non_exhaustive()
     }
@@ -48,21 +52,25 @@ impl TextEncoder {
     /// Texts of one call: enough to sort into batches of like length.
     const TEXTS: usize = 4096;
 
-    /// Loads the encoder and the tokenizer of a folder, in `kind`. Layer is the last; pooling and the longest sentence are
-    /// those of sentence-transformers' files (`1_Pooling/config.json`, `sentence_bert_config.json`) where they are there,
-    /// else the mean and what the model reads.
+    /// Loads the encoder and the tokenizer of a folder, in `kind`, named as the [module](super) says. Layer is the last;
+    /// pooling, the longest sentence and whether sentences are lower-cased are those of sentence-transformers' files
+    /// (`modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json`) where they are there, else the mean and what
+    /// the model reads.
     ///
     /// # Errors
     /// [`Error::ModelFiles`] with what persona-model or persona-data has against the folder, for a tokenizer with more ids
-    /// than the model embeds, and for a pooling that persona-model does not have.
+    /// than the model embeds, for a pooling that persona-model does not have, and for a module of sentence-transformers
+    /// besides Transformer, Pooling and Normalize.
     pub fn load(folder: impl AsRef<Path>, device: Device, kind: Kind) -> Result<Self> {
         let folder = folder.as_ref();
         let unusable = unusable(folder);
         let (model, _) = load_encoder(folder, device, kind).map_err(|error| unusable(error.into()))?;
         let tokenizer = EncoderTokenizer::from_folder(folder).map_err(|error| unusable(error.into()))?;
-        let (pooling, longest) = sentence_settings(folder).map_err(&unusable)?;
-        let encoder = Self::new(model, tokenizer, folder_name(folder, kind)).map_err(&unusable)?;
-        let encoder = encoder.pooling(pooling);
+        let SentenceSettings { pooling, longest, lower_case } =
+            SentenceSettings::of(folder).map_err(&unusable)?;
+        let name = folder_name(folder, kind).map_err(&unusable)?;
+        let encoder = Self::new(model, tokenizer, name).map_err(&unusable)?;
+        let encoder = Self { pooling, lower_case, ..encoder };
         match longest {
             Some(longest) => encoder.longest_sentence(longest).map_err(unusable),
             None => Ok(encoder),
@@ -89,6 +97,7 @@ impl TextEncoder {
             tokenizer,
             name: signature_part(name.as_ref()),
             pooling: Pooling::Mean,
+            lower_case: false,
             long: LongTexts::Refuse,
         })
     }
@@ -133,8 +142,11 @@ impl TextEncoder {
 
     fn rows(&self, tokenizer: &EncoderTokenizer, texts: &[&str]) -> Result<Vec<EncodedText>, ModelError> {
         let rows = tokenizer.encode_all(texts)?;
-        let text = |at: usize| texts.get(at).copied().unwrap_or_default();
-        self.long.check((&self.name, tokenizer.max_tokens()), &rows, text)?;
+        self.long.check(&rows, |at| Error::TextTooLong {
+            model: self.name.clone(),
+            text: shortened(texts.get(at).copied().unwrap_or_default()),
+            limit: tokenizer.max_tokens(),
+        })?;
         Ok(rows)
     }
 
@@ -147,6 +159,16 @@ impl TextEncoder {
         let spaced = texts.map(|text| if text.is_empty() { String::new() } else { format!(" {text}") });
         let spaced: Vec<String> = spaced.collect();
         self.rows(&self.tokenizer, &spaced.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The rows of sentences as sentence-transformers has them.
+    fn sentence_rows(&self, texts: &[&str]) -> Result<Vec<EncodedText>, ModelError> {
+        let texts = texts.iter().map(|text| crate::text::trim(text));
+        if !self.lower_case {
+            return self.rows(&self.sentence_tokenizer, &texts.collect::<Vec<_>>());
+        }
+        let lower: Vec<String> = texts.map(str::to_lowercase).collect();
+        self.rows(&self.sentence_tokenizer, &lower.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn place(&self) -> (persona_model::Limits, Device) {
@@ -194,7 +216,8 @@ impl TokenEmbedder for TextEncoder {
 impl SentenceEmbedder for TextEncoder {
     fn name(&self) -> String {
         let name = self.long.name(&self.name, self.sentence_tokenizer.max_tokens());
-        format!("{name}, pooling {:?}", self.pooling)
+        let case = if self.lower_case { ", lower case" } else { "" };
+        format!("{name}, pooling {:?}{case}", self.pooling)
     }
 
     fn batch_size(&self) -> usize {
@@ -202,7 +225,7 @@ impl SentenceEmbedder for TextEncoder {
     }
 
     fn embed(&self, texts: &[&str]) -> Result<Array2<f32>, ModelError> {
-        let rows = self.rows(&self.sentence_tokenizer, texts)?;
+        let rows = self.sentence_rows(texts)?;
         let vectors: Vec<Vec<f32>> = in_batches(&rows, self.place(), |batch| {
             let pooled = self.pooling.of(&self.model.hidden(batch, false)?, batch)?;
             let width = pooled.size2()?.1 as usize;
@@ -210,37 +233,5 @@ impl SentenceEmbedder for TextEncoder {
         })?;
         let width = vectors.first().map_or(0, Vec::len);
         Ok(Array2::from_shape_vec((texts.len(), width), vectors.concat())?)
-    }
-}
-
-/// Pooling and the longest sentence of sentence-transformers' files.
-fn sentence_settings(folder: &Path) -> Result<(Pooling, Option<usize>), ModelError> {
-    let longest = read(&folder.join("sentence_bert_config.json"))?;
-    let longest = longest.get("max_seq_length").and_then(Value::as_u64).map(|longest| longest as usize);
-    let config = read(&folder.join("1_Pooling/config.json"))?;
-    let modes = config.as_object().into_iter().flatten();
-    let modes = modes.filter(|(key, value)| key.starts_with("pooling_mode_") && **value == Value::Bool(true));
-    let modes: Vec<&str> = modes.filter_map(|(key, _)| key.strip_prefix("pooling_mode_")).collect();
-    let pooling = match *modes.as_slice() {
-        [] | ["mean_tokens"] => Pooling::Mean,
-        ["cls_token"] => Pooling::Cls,
-        ["max_tokens"] => Pooling::Max,
-        ["mean_sqrt_len_tokens"] => Pooling::MeanSqrtLength,
-        _ => {
-            let modes = modes.join(" and ");
-            return Err(format!("1_Pooling/config.json asks for {modes}, which is not there").into());
-        }
-    };
-    Ok((pooling, longest))
-}
-
-/// A JSON file; null where it is missing.
-fn read(path: &Path) -> Result<Value, ModelError> {
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|error| format!("{}: {error}", path.display()).into())
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(format!("{}: {error}", path.display()).into()),
     }
 }

@@ -40,7 +40,7 @@ impl std::fmt::Debug for ClassifierJudge {
 }
 
 impl ClassifierJudge {
-    /// Loads the classifier and the tokenizer of a folder, in `kind`.
+    /// Loads the classifier and the tokenizer of a folder, in `kind`, named as the [module](super) says.
     ///
     /// # Errors
     /// [`Error::ModelFiles`] with what persona-model or persona-data has against the folder, or for a tokenizer with more
@@ -52,7 +52,7 @@ impl ClassifierJudge {
         let tokenizer = EncoderTokenizer::from_folder(folder).map_err(|error| unusable(error.into()))?;
         let checked = tokenizer.check_vocabulary(model.limits().vocabulary);
         checked.map_err(|error| unusable(error.into()))?;
-        Self::new(model, tokenizer, folder_name(folder, kind))
+        Self::new(model, tokenizer, folder_name(folder, kind).map_err(unusable)?)
     }
 
     /// A classifier with its tokenizer, under a name for signatures.
@@ -113,6 +113,11 @@ impl ClassifierJudge {
         Ok(Self { tokenizer: tokenizer.map_err(|error| invalid(error.to_string()))?, ..self })
     }
 
+    /// What makes tokens of pairs, and cuts them.
+    pub fn tokenizer(&self) -> &EncoderTokenizer {
+        &self.tokenizer
+    }
+
     /// The probabilities of contradiction, neutral and entailment for each (description, reply), in order: the softmax of
     /// the logits. Each distinct pair is computed once.
     ///
@@ -149,8 +154,16 @@ impl ClassifierJudge {
             if self.reply_first { (reply, description) } else { (description, reply) }
         };
         let rows = self.tokenizer.encode_pairs(&pairs.iter().map(in_order).collect::<Vec<_>>())?;
-        let reply = |at: usize| pairs.get(at).map_or("", |(_, reply)| reply);
-        self.long.check((&self.name, self.tokenizer.max_tokens()), &rows, reply)?;
+        self.long.check(&rows, |at| {
+            let (description, reply) = pairs.get(at).copied().unwrap_or_default();
+            Error::PairTooLong {
+                model: self.name.clone(),
+                pair: "description and reply",
+                longer: shortened(if description.len() > reply.len() { description } else { reply }),
+                limit: self.tokenizer.max_tokens(),
+                may_be_cut: true,
+            }
+        })?;
         let place = (self.model.limits(), self.model.device());
         let logits: Vec<[f64; 3]> = in_batches(&rows, place, |batch| {
             let logits = numbers(&self.model.logits(batch, false)?)?;

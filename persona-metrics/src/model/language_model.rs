@@ -14,13 +14,17 @@ use crate::scored_perplexity::{LanguageModel, TargetNll};
 /// A causal language model with its tokenizer. Prompt and target are tokenised apart; log-probabilities are computed in
 /// float32 and summed in f64.
 ///
-/// Unless told otherwise the end of text belongs to the target, as it does in training. An empty prompt is the tokenizer's
-/// BOS; where there is none, the target's first token is read and not scored, as by Hugging Face's loss.
+/// Unless told otherwise the end of text belongs to the target, as it does in training, and an empty prompt is the
+/// tokenizer's BOS; where there is none, the target's first token is read and not scored. Other prompts get no BOS, unlike
+/// from Hugging Face's tokenizer of Llama. The loss of transformers' `model(input_ids, labels=input_ids)` for GPT-2 is the
+/// mean over the tokens of a target without a prompt, with [`end_of_text(false)`](Self::end_of_text) and
+/// [`start_of_text(false)`](Self::start_of_text).
 pub struct CausalScorer {
     model: Box<dyn CausalLm>,
     tokenizer: TextTokenizer,
     name: String,
     end: bool,
+    start: bool,
 }
 
 impl std::fmt::Debug for CausalScorer {
@@ -29,6 +33,7 @@ impl std::fmt::Debug for CausalScorer {
             .field("name", &self.name)
             .field("tokenizer", &self.tokenizer)
             .field("end", &self.end)
+            .field("start", &self.start)
             .finish_non_exhaustive()
     }
 }
@@ -45,7 +50,7 @@ impl CausalScorer {
     /// Tokens of a batch.
     const TOKENS: usize = 1024;
 
-    /// Loads the model and the tokenizer of a folder, in `kind`.
+    /// Loads the model and the tokenizer of a folder, in `kind`, named as the [module](super) says.
     ///
     /// # Errors
     /// [`Error::ModelFiles`] with what persona-model or persona-data has against the folder, or for a tokenizer with more
@@ -57,7 +62,8 @@ impl CausalScorer {
             .map_err(|error| unusable(error.into()))?;
         let tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default());
         let tokenizer = tokenizer.map_err(|error| unusable(error.into()))?;
-        Self::new(model, tokenizer, folder_name(folder, kind)).map_err(unusable)
+        let name = folder_name(folder, kind).map_err(&unusable)?;
+        Self::new(model, tokenizer, name).map_err(unusable)
     }
 
     /// A model with its tokenizer, under a name for signatures.
@@ -70,7 +76,7 @@ impl CausalScorer {
         name: impl AsRef<str>,
     ) -> Result<Self, ModelError> {
         tokenizer.check_vocabulary(model.limits().vocabulary)?;
-        Ok(Self { model, tokenizer, name: signature_part(name.as_ref()), end: true })
+        Ok(Self { model, tokenizer, name: signature_part(name.as_ref()), end: true, start: true })
     }
 
     /// Calls the model so in signatures: give the repository and revision, and what it was trained on.
@@ -85,19 +91,31 @@ impl CausalScorer {
         Self { end, ..self }
     }
 
+    /// Whether an empty prompt is the tokenizer's BOS; if not, the first token of such a target is read and not scored.
+    #[must_use]
+    pub fn start_of_text(self, start: bool) -> Self {
+        Self { start, ..self }
+    }
+
     fn ids(&self, (prompt, target): (&str, &str)) -> Result<Ids, ModelError> {
         let mut ids = Ids { prompt: self.tokenizer.encode(prompt)?, target: self.tokenizer.encode(target)? };
         if self.end {
             ids.target.push(self.tokenizer.eos_id());
         }
         if ids.prompt.is_empty() && !ids.target.is_empty() {
-            ids.prompt.push(self.tokenizer.bos_id().unwrap_or_else(|| ids.target.remove(0)));
+            let bos = self.tokenizer.bos_id().filter(|_| self.start);
+            ids.prompt.push(bos.unwrap_or_else(|| ids.target.remove(0)));
         }
         let limit = self.model.limits().positions;
         // The last token is predicted and never read.
         if (ids.prompt.len() + ids.target.len()).saturating_sub(1) > limit {
-            let (model, text) = (self.name.clone(), shortened(target));
-            return Err(Box::new(Error::TextTooLong { model, text, limit }));
+            return Err(Box::new(Error::PairTooLong {
+                model: self.name.clone(),
+                pair: "prompt and target",
+                longer: shortened(if ids.prompt.len() > ids.target.len() { prompt } else { target }),
+                limit,
+                may_be_cut: false,
+            }));
         }
         Ok(ids)
     }
@@ -105,7 +123,9 @@ impl CausalScorer {
 
 impl LanguageModel for CausalScorer {
     fn name(&self) -> String {
-        format!("{}, {} end of text", self.name, if self.end { "with" } else { "without" })
+        let end = if self.end { "with" } else { "without" };
+        let start = if self.start { "" } else { ", without start of text" };
+        format!("{}, {end} end of text{start}", self.name)
     }
 
     fn batch_size(&self) -> usize {

@@ -3,6 +3,10 @@
 //!
 //! Each loads a folder in the Hugging Face layout with the tokenizer that lies in it. A model stays on its thread.
 //!
+//! In signatures a loaded model is called by its folder, or by its repository where that is the Hub's cache; by 8
+//! hexadecimal digits of a hash of `config.json` and the weights; and by the kind of its weights where that is not
+//! float32: `all-MiniLM-L6-v2 0123abcd (BFloat16)`. `named` replaces all of it.
+//!
 //! ```no_run
 //! use persona_metrics::model::TextEncoder;
 //! use persona_metrics::{BertScore, EmbeddingSimilarity};
@@ -19,16 +23,20 @@ mod batches;
 mod encoder;
 mod judge;
 mod language_model;
+mod sentence_settings;
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use persona_data::EncodedText;
 use tch::Kind;
+use xxhash_rust::xxh3::Xxh3;
 
 pub use self::encoder::TextEncoder;
 pub use self::judge::ClassifierJudge;
 pub use self::language_model::CausalScorer;
-use crate::error::{Error, ModelError, Result, shortened};
+use crate::error::{Error, ModelError, Result};
 
 /// What happens to a text, or a pair, that is longer than the model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -44,16 +52,9 @@ pub enum LongTexts {
 
 impl LongTexts {
     /// Stops at the first text that was cut, where that is not asked for.
-    fn check<'t>(
-        self,
-        (model, limit): (&str, usize),
-        rows: &[EncodedText],
-        text: impl Fn(usize) -> &'t str,
-    ) -> Result<()> {
+    fn check(self, rows: &[EncodedText], error: impl FnOnce(usize) -> Error) -> Result<()> {
         match rows.iter().position(|row| row.cut) {
-            Some(at) if self == Self::Refuse => {
-                Err(Error::TextTooLong { model: model.to_owned(), text: shortened(text(at)), limit })
-            }
+            Some(at) if self == Self::Refuse => Err(error(at)),
             _ => Ok(()),
         }
     }
@@ -67,12 +68,50 @@ impl LongTexts {
     }
 }
 
-/// How a model is called unless told otherwise: as its folder, with the kind of its weights where that is not float32.
-fn folder_name(folder: &Path, kind: Kind) -> String {
-    let full = folder.canonicalize();
-    let name = full.as_deref().unwrap_or(folder).file_name().unwrap_or(folder.as_os_str());
+/// How a model is called unless told otherwise; see the module.
+fn folder_name(folder: &Path, kind: Kind) -> Result<String, ModelError> {
+    let full = folder.canonicalize()?;
+    let component = |up: usize| {
+        full.ancestors().nth(up).and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned()
+    };
+    // A snapshot in the Hub's cache lies in models--OWNER--NAME/snapshots/REVISION.
+    let name = match component(2).strip_prefix("models--") {
+        Some(repository) if component(1) == "snapshots" => repository.replace("--", "/"),
+        _ => component(0),
+    };
+    let hash = weights_hash(&full)?;
     let kind = if kind == Kind::Float { String::new() } else { format!(" ({kind:?})") };
-    signature_part(&format!("{}{kind}", name.to_string_lossy()))
+    Ok(signature_part(&format!("{name} {hash:08x}{kind}")))
+}
+
+/// Of config.json and the weights of a folder.
+fn weights_hash(folder: &Path) -> Result<u32, ModelError> {
+    let single = folder.join("model.safetensors");
+    let mut files = vec![folder.join("config.json")];
+    if single.is_file() {
+        files.push(single);
+    } else {
+        let entries = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+        let mut shards = entries.collect::<std::io::Result<Vec<PathBuf>>>()?;
+        shards.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        shards.sort();
+        files.append(&mut shards);
+    }
+    let mut hash = Xxh3::new();
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let mut read = || -> std::io::Result<()> {
+            let mut file = File::open(&path)?;
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    count => hash.update(buffer.get(..count).unwrap_or_default()),
+                }
+            }
+        };
+        read().map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok((hash.digest() >> 32) as u32)
 }
 
 /// A name that cannot be taken for two parts of a signature.
@@ -82,4 +121,33 @@ fn signature_part(name: &str) -> String {
 
 fn unusable(folder: &Path) -> impl Fn(ModelError) -> Error {
     |source| Error::ModelFiles { path: folder.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_models_apart_and_not_spellings() {
+        let root = tempfile::tempdir().unwrap();
+        let model = |folder: &str, weights: &str| {
+            let folder = root.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("config.json"), "{}").unwrap();
+            std::fs::write(folder.join("model.safetensors"), weights).unwrap();
+            folder
+        };
+        let name = |folder: &Path| folder_name(folder, Kind::Float).unwrap();
+        let (one, other, same) = (model("a/model", "1"), model("b/model", "2"), model("c/model", "1"));
+        assert!(name(&one).starts_with("model "), "{}", name(&one));
+        assert_ne!(name(&one), name(&other));
+        assert_eq!(name(&one), name(&same));
+        assert_eq!(name(&one), name(&one.join("../../a/model")));
+        assert_eq!(folder_name(&one, Kind::BFloat16).unwrap(), format!("{} (BFloat16)", name(&one)));
+        let hub = model("models--owner--a-name/snapshots/0123456789abcdef", "1");
+        assert_eq!(name(&hub), name(&one).replace("model", "owner/a-name"));
+        // Shards.
+        std::fs::rename(one.join("model.safetensors"), one.join("model-1-of-1.safetensors")).unwrap();
+        assert_eq!(name(&one), name(&same));
+    }
 }

@@ -112,7 +112,7 @@ fn quantile(upper: f64, tail: impl Fn(f64) -> f64) -> f64 {
 }
 
 /// The probability on either side of an interval of that level.
-pub(super) fn outside(level: f64) -> Result<f64> {
+pub(crate) fn outside(level: f64) -> Result<f64> {
     if level > 0.0 && level < 1.0 {
         Ok((1.0 - level) / 2.0)
     } else {

@@ -35,6 +35,7 @@ mod t_test;
 
 pub use bootstrap::{BootstrapInterval, PairedBootstrap, ResampledScore, bootstrap, paired_bootstrap};
 pub use correlation::{Correlation, PValueMethod, kendall, pearson, spearman};
+pub(crate) use distributions::outside;
 pub use draws::{Draws, Resample, Swaps, joined};
 pub use holm::holm;
 pub use jackknife::{Jackknife, jackknife};

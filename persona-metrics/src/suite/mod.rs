@@ -1,6 +1,7 @@
 //! Several metrics over one stream of records, as the papers' tables have them.
 
 mod item;
+mod language;
 mod preset;
 mod record;
 
@@ -9,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use self::item::{Beside, Item, Pairs, Ranked};
+pub use self::language::Language;
 pub use self::preset::Preset;
 pub use self::record::{Candidates, Fields, Record, ScoredCandidate};
 use crate::copying::CopyRate;
@@ -16,7 +18,9 @@ use crate::error::{Error, Result, same_length};
 use crate::metric::{Metric, PairMetric};
 use crate::ranking::Ranking;
 use crate::score::Score;
-use crate::stats::{BootstrapInterval, Draws, Resample, Swaps, approximate_randomisation, bootstrap, holm};
+use crate::stats::{
+    BootstrapInterval, Draws, Resample, Swaps, approximate_randomisation, bootstrap, holm, outside,
+};
 
 /// The metrics of a [`Preset`], fed with records and asked once.
 ///
@@ -121,6 +125,15 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    fn check(&self, needed: usize) -> Result<()> {
+        outside(self.level)?;
+        let (what, given) = ("trials", self.trials);
+        if given < needed {
+            return Err(Error::TooFew { statistic: "resampling", what, needed, given });
+        }
+        Ok(())
+    }
+
     /// Bootstrap intervals of every score, by percentiles.
     ///
     /// # Errors
@@ -212,9 +225,9 @@ impl Suite {
     }
 
     /// Takes the copy rate, where there are personas.
-    fn copy_rate(self) -> Self {
+    fn copy_rate(self, metric: CopyRate) -> Self {
         if self.fields.personas {
-            self.with(Pairs::new(CopyRate::default(), Beside::Persona))
+            self.with(Pairs::new(metric, Beside::Persona))
         } else {
             self.without(CopyRate::NAME, "needs personas")
         }
@@ -262,8 +275,10 @@ impl Suite {
     /// The same with confidence intervals. `records` are all records that were counted.
     ///
     /// # Errors
-    /// Nothing was counted; another number of records than were counted.
+    /// Nothing was counted; another number of records than were counted; a level outside of 0 to 1, or fewer than two
+    /// trials.
     pub fn measured(&self, records: &[Record], sampling: &Sampling) -> Result<Outcome<Measured>> {
+        sampling.check(2)?;
         self.check_count(records)?;
         self.each(|item| {
             let intervals = item.intervals(records, sampling)?;
@@ -276,13 +291,15 @@ impl Suite {
     /// Holm's correction over all scores. `records` are all records that were counted.
     ///
     /// # Errors
-    /// Another number of records, or a record whose references, personas or histories are not the first system's.
+    /// Another number of records, or a record whose references, personas or histories are not the first system's; a level
+    /// outside of 0 to 1, or no trial.
     pub fn compare(
         &self,
         records: &[Record],
         other: &[Record],
         sampling: &Sampling,
     ) -> Result<Outcome<Compared>> {
+        sampling.check(1)?;
         self.check_count(records)?;
         same_length("records of one system", records.len(), "of the other", other.len())?;
         for (index, (one, other)) in records.iter().zip(other).enumerate() {
@@ -316,5 +333,33 @@ impl Suite {
     fn check_count(&self, records: &[Record]) -> Result<()> {
         let counted = usize::try_from(self.records).unwrap_or(usize::MAX);
         same_length("records", records.len(), "counted records", counted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sampling_that_is_none_is_an_error() {
+        let record = |prediction: &str| Record {
+            prediction: prediction.into(),
+            references: vec!["i have a cat".into()],
+            ..Record::default()
+        };
+        let records = [record("i have a dog"), record("i have a cat")];
+        let mut suite = Preset::Standard.suite(records[0].fields());
+        suite.extend(&records).unwrap();
+        let good = Sampling { trials: 10, ..Sampling::default() };
+        assert!(suite.measured(&records, &good).unwrap().scores.iter().any(|score| score.interval.is_some()));
+        let level = Sampling { level: 95.0, ..good };
+        let measured = |sampling| suite.measured(&records, &sampling).unwrap_err();
+        let compared = |sampling| suite.compare(&records, &records, &sampling).unwrap_err();
+        assert!(matches!(measured(level), Error::NotAProbability { value: 95.0, .. }));
+        assert!(matches!(compared(level), Error::NotAProbability { value: 95.0, .. }));
+        let trials = |trials| Sampling { trials, ..good };
+        assert!(matches!(measured(trials(1)), Error::TooFew { needed: 2, given: 1, .. }));
+        assert!(matches!(compared(trials(0)), Error::TooFew { needed: 1, given: 0, .. }));
+        assert!(suite.compare(&records, &records, &trials(1)).is_ok());
     }
 }

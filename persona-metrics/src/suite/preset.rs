@@ -5,12 +5,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Suite;
 use super::item::{Pools, Texts};
 use super::record::Fields;
+use super::{Language, Suite};
 use crate::error::Error;
 use crate::{
-    Bleu, Chrf, Distinct, Entropy, ExactMatch, MeteorWithoutWordNet, PooledDistinct, Rouge, UnigramF1,
+    Bleu, Chrf, CopyRate, Distinct, Entropy, ExactMatch, MeteorWithoutWordNet, PooledDistinct,
+    PreTokenization, Rouge, RougeTokenizer, UnigramF1,
 };
 
 /// The metrics of the tables that numbers are compared with.
@@ -62,24 +63,30 @@ impl Preset {
 }
 
 impl Preset {
-    /// The suite of this preset for records with these parts. Metrics that need other parts are noted as missing.
+    /// The suite of this preset for English records with these parts. Metrics that need other parts are noted as missing.
     pub fn suite(self, fields: Fields) -> Suite {
+        self.suite_in(fields, Language::English)
+    }
+
+    /// The suite of this preset for records in a language. Metrics whose package knows spaces alone are noted as missing
+    /// where there are none.
+    pub fn suite_in(self, fields: Fields, language: Language) -> Suite {
         let suite = Suite::new(self, fields);
         match self {
-            Self::Standard => standard(suite),
-            Self::Pal => pal(suite),
-            Self::PersonaInjection => persona_injection(suite),
+            Self::Standard => standard(suite, language),
+            Self::Pal => pal(suite, language),
+            Self::PersonaInjection => persona_injection(suite, language),
             Self::UserSpecific => user_specific(suite),
-            Self::Parlai => parlai(suite),
-            Self::Sacrebleu => sacrebleu(suite),
+            Self::Parlai => parlai(suite, language),
+            Self::Sacrebleu => sacrebleu(suite, language),
         }
     }
 }
 
-fn persona_injection(suite: Suite) -> Suite {
+fn persona_injection(suite: Suite, language: Language) -> Suite {
     suite
         .references(Bleu::nltk().characters(true).mean_of_sentences())
-        .references(Rouge::google().use_stemmer(true))
+        .references(Rouge::google().tokenizer(language.rouge(RougeTokenizer::RougeScoreStemmed)))
         .without("BERTScore", "needs an encoder")
         .without("Perplexity", "needs a language model")
 }
@@ -93,7 +100,14 @@ fn user_specific(suite: Suite) -> Suite {
     suite.without("Similarity, Acc@sim0.9", "needs a sentence encoder")
 }
 
-fn parlai(suite: Suite) -> Suite {
+/// Why a metric is left out where words are not apart.
+const SPACES_ALONE: &str = "ParlAI splits texts at spaces alone";
+
+fn parlai(suite: Suite, language: Language) -> Suite {
+    if language != Language::English {
+        let suite = suite.references(ExactMatch::default()).ranking();
+        return suite.without("F1, BLEU, Distinct", SPACES_ALONE);
+    }
     suite
         .references(UnigramF1::default())
         .references(ExactMatch::default())
@@ -103,31 +117,45 @@ fn parlai(suite: Suite) -> Suite {
         .ranking()
 }
 
-fn sacrebleu(suite: Suite) -> Suite {
-    suite.references(Bleu::sacrebleu()).references(Chrf::default()).references(Chrf::plus_plus())
+fn sacrebleu(suite: Suite, language: Language) -> Suite {
+    suite
+        .references(Bleu::sacrebleu().tokenizer(language.sacre()))
+        .references(Chrf::default())
+        .references(Chrf::plus_plus())
 }
 
-fn standard(suite: Suite) -> Suite {
-    suite
-        .references(Bleu::sacrebleu())
+fn standard(suite: Suite, language: Language) -> Suite {
+    let words = language.words(PreTokenization::None);
+    let suite = suite
+        .references(Bleu::sacrebleu().tokenizer(language.sacre()))
         .references(Chrf::default())
-        .references(Rouge::google())
-        .references(MeteorWithoutWordNet::nltk())
-        .references(UnigramF1::default())
-        .with(Texts::new(Distinct::li()))
-        .with(Texts::new(Entropy::dialogpt()))
-        .copy_rate()
+        .references(Rouge::google().tokenizer(language.rouge(RougeTokenizer::RougeScore)))
+        .references(MeteorWithoutWordNet::nltk().pre_tokenization(words));
+    let suite = match language {
+        Language::English => suite.references(UnigramF1::default()),
+        _ => suite.without(<UnigramF1 as crate::Metric>::NAME, SPACES_ALONE),
+    };
+    suite
+        .with(Texts::new(Distinct::li().pre_tokenization(words)))
+        .with(Texts::new(Entropy::dialogpt().pre_tokenization(words)))
+        .copy_rate(copies(language))
         .ranking()
 }
 
-fn pal(suite: Suite) -> Suite {
+fn pal(suite: Suite, language: Language) -> Suite {
+    let words = language.words(PreTokenization::None);
+    let spaced = language.words(PreTokenization::SpacePunctuation);
     suite
-        .references(Bleu::pycocoevalcap().swapped(true))
-        .references(Rouge::pycocoevalcap().swapped(true))
-        .with(Texts::new(Entropy::pal()))
-        .with(Texts::new(Distinct::pal()))
-        .copy_rate()
+        .references(Bleu::pycocoevalcap().swapped(true).pre_tokenization(words))
+        .references(Rouge::pycocoevalcap().swapped(true).pre_tokenization(words))
+        .with(Texts::new(Entropy::pal().pre_tokenization(spaced)))
+        .with(Texts::new(Distinct::pal().pre_tokenization(spaced)))
+        .copy_rate(copies(language))
         .without("C.score", "needs a judge")
+}
+
+fn copies(language: Language) -> CopyRate {
+    CopyRate::default().pre_tokenization(language.words(PreTokenization::SpacePunctuation))
 }
 
 impl fmt::Display for Preset {

@@ -130,16 +130,20 @@ fn long_texts_are_refused_or_cut() {
     let refused = |error: Error| {
         let source = error.source().unwrap().to_string();
         assert!(source.contains("reads 64 tokens") && source.contains("two birds two"), "{source}");
-        assert!(source.len() < 250, "{source}");
+        assert!(source.contains("or let long texts be cut") && source.len() < 250, "{source}");
+        source
     };
     refused(BertScore::default().corpus(&encoder(), &texts, &["two"]).unwrap_err());
     refused(BertScore::default().idf(true).corpus(&encoder(), &["two"], &texts).unwrap_err());
     refused(EmbeddingSimilarity::default().corpus(&encoder(), &texts, &["two"]).unwrap_err());
-    refused(Consistency::sum().corpus(&judge(LABELS), &texts, &[["two"]]).unwrap_err());
+    for (replies, personas) in [(texts, [["two"]]), (["two"], [texts])] {
+        let refused = refused(Consistency::sum().corpus(&judge(LABELS), &replies, &personas).unwrap_err());
+        assert!(refused.contains("description and reply together have more"), "{refused}");
+    }
 
     let cut = encoder().long_texts(LongTexts::Cut);
     let line = BertScore::default().corpus(&cut, &texts, &["two"]).unwrap().to_string();
-    assert!(line.contains("model:tiny_bert (texts cut to 64 tokens)|layer:4|"), "{line}");
+    assert!(line.contains("model:tiny_bert fd97aa98 (texts cut to 64 tokens)|layer:4|"), "{line}");
     let vectors = TokenEmbedder::embed(&cut, &texts).unwrap();
     assert_eq!((vectors[0].vectors.dim(), vectors[0].ids[0], vectors[0].ids[63]), ((64, 32), 2, 3));
     let judge = judge(LABELS).long_texts(LongTexts::Cut).max_tokens(12).unwrap();
@@ -186,6 +190,11 @@ fn folders_that_do_not_serve_say_why() {
     let loaded = load().unwrap().named("it").long_texts(LongTexts::Cut);
     assert_eq!(SentenceEmbedder::name(&loaded), "it (texts cut to 16 tokens), pooling Cls");
     assert_eq!(TokenEmbedder::name(&loaded), "it (texts cut to 64 tokens)");
+    write("sentence_bert_config.json", "{\"do_lower_case\": true}");
+    let lower = load().unwrap().named("it");
+    assert_eq!(SentenceEmbedder::name(&lower), "it, pooling Cls, lower case");
+    write("modules.json", "[{\"path\": \"2_Dense\", \"type\": \"sentence_transformers.models.Dense\"}]");
+    assert!(chain(load().unwrap_err()).contains("models.Dense"));
     let error = loaded.layer(5).unwrap_err().to_string();
     assert!(error.contains("layer 5 of it, which has 4 layers"), "{error}");
 }
@@ -259,8 +268,20 @@ fn targets_are_scored_after_their_prompts() {
     let empty = Perplexity::default().corpus(&without, &["i have"], &[""]).unwrap_err();
     assert!(matches!(empty, Error::Example { index: 0, source } if matches!(*source, Error::NoTargetTokens)));
     let long = "dog ".repeat(60);
-    let error = Perplexity::default().corpus(&without, &["i"], &[long]).unwrap_err();
-    assert!(error.source().unwrap().to_string().contains("reads 48 tokens"), "{error}");
+    for (prompt, target) in [("i", long.as_str()), (&long, "i")] {
+        let error = Perplexity::default().corpus(&without, &[prompt], &[target]).unwrap_err();
+        let error = error.source().unwrap().to_string();
+        assert!(error.contains("reads 48 tokens, prompt and target together have more"), "{error}");
+        assert!(error.contains("dog dog") && !error.contains("cut"), "{error}");
+    }
+
+    // As transformers' loss of the text alone.
+    let alone = without.start_of_text(false);
+    assert_eq!(LanguageModel::name(&alone), "tiny, without end of text, without start of text");
+    let text = ids("do you like birds ?");
+    let scored = alone.nll(&[("", "do you like birds ?"), ("i", " have")]).unwrap();
+    assert_eq!([scored[0].tokens, scored[1].tokens], [text.len() as u64 - 1, ids(" have").len() as u64]);
+    assert!((scored[0].nll - nll(&model, &text[..1], &text[1..])).abs() < 1e-4);
 }
 
 /// all-MiniLM-L6-v2 from the folder that `PERSONA_MINILM_DIR` names, beside what `minilm.py` wrote into minilm.json: the
