@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use persona_examples::evaluate::{Options, evaluate, load_encoder};
 use persona_examples::judge::{Judge, SHIPPED};
-use persona_metrics::suite::{Preset, Sampling};
+use persona_metrics::suite::{Language, Preset, Sampling};
 use tch::Kind;
 
 /// Prints the metrics of a file of replies with confidence intervals, and tests them against another system's.
@@ -24,6 +24,9 @@ struct Arguments {
     /// Whose table is compared with: standard, pal, persona-injection, user-specific, parlai or sacrebleu.
     #[arg(long, default_value_t = Preset::Standard)]
     preset: Preset,
+    /// What the texts are written in: english (words between spaces), chinese (words by jieba) or japanese (characters).
+    #[arg(long, default_value_t = Language::English)]
+    language: Language,
     /// Another system's replies to the same examples, line by line.
     #[arg(long)]
     compare: Option<PathBuf>,
@@ -77,6 +80,7 @@ fn main() -> Result<()> {
         judge: judge.as_ref(),
         encoder: encoder.as_ref(),
         preset: arguments.preset,
+        language: arguments.language,
         sampling: Sampling { trials: arguments.draws, seed: arguments.seed, level: arguments.level },
         intervals_up_to: arguments.intervals_up_to,
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use persona_align::{PreferenceLoss, reference_log_probs, reference_log_probs_of};
+use persona_align::{PreferenceLoss, RejectedFrom, reference_log_probs, reference_log_probs_of};
 use persona_data::{
     BadExamples, EncodeOptions, EncodedExample, Example, ExampleEncoder, Highlight, PromptKind, PromptSet,
     SpecialTokens, Task, TextTokenizer,
@@ -27,7 +27,7 @@ use crate::report::Report;
 use crate::results::{self, Control, Measured};
 use crate::systems::{self, SystemReplies};
 use crate::training::{TrainingFolder, keep_chat_format};
-use crate::workspace::{Start, Workspace, digest};
+use crate::workspace::{Start, Workspace, digest, model_digest};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -313,7 +313,13 @@ impl PalPath<'_> {
         decode.temperature = self.recipe.align.rejected_temperature.unwrap_or(decode.temperature);
         let judge = self.judge.as_ref().map(|judge| judge as &dyn PersonaJudge);
         let making = pairs::Making { rejected, judge, decode, options: self.recipe.pairs };
-        let inputs = self.inputs(model, (rejected, decode, making.options, examples))?;
+        let made_from = (rejected, decode, making.options, examples);
+        let inputs = match (rejected, &self.recipe.judge) {
+            (RejectedFrom::WorstOf(_), Some(judge)) => {
+                self.inputs(model, (made_from, model_digest(&judge.folder)?))?
+            }
+            _ => self.inputs(model, made_from)?,
+        };
         let called = (name, inputs.as_str());
         let (made, report) = pairs::build(&self.workspace, called, model, &self.encoder, making, examples)?;
         println!("{name:>22} {report}");

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use persona_data::{EncodedExample, Example, ExampleEncoder, Highlight, PromptKind, ReplyGenerator, Task};
 use persona_infer::{DecodeConfig, Reply, SelectThenGenerate, Strategy, TextGenerator, score_targets};
+use persona_metrics::suite::Language;
 use persona_metrics::{
     Bleu, CocoBleu, CocoRouge, Consistency, CopyRate, Distinct, Entropy, Perplexity, PersonaJudge,
     PreTokenization, Rouge, Score, selection_accuracy,
@@ -178,6 +179,7 @@ pub fn table(
     judge: Option<&dyn PersonaJudge>,
 ) -> Result<Table> {
     let references = gold(examples);
+    let metrics = TextMetrics::of(&references);
     let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
     let labels: Vec<&[usize]> =
         examples.iter().map(|example| example.relevant.as_deref().unwrap_or(&[])).collect();
@@ -185,7 +187,7 @@ pub fn table(
     let mut rows = Vec::new();
     for system in systems {
         let texts: Vec<String> = system.replies.iter().map(|reply| reply.text.clone()).collect();
-        let mut scores = text_scores(&texts, &references, &personas)
+        let mut scores = text_scores(&metrics, &texts, &references, &personas)
             .with_context(|| format!("the scores of {}", system.system))?
             .into_iter()
             .map(|(score, decimals)| (column(&score, decimals), Cell::Value(score.displayed_value())))
@@ -197,7 +199,7 @@ pub fn table(
         columns = names;
         rows.push(Row { system: system.system.clone(), cells });
     }
-    let mut cells: Vec<Cell> = text_scores(&references, &references, &personas)
+    let mut cells: Vec<Cell> = text_scores(&metrics, &references, &references, &personas)
         .context("the scores of gold")?
         .into_iter()
         .map(|(score, _)| Cell::Value(score.displayed_value()))
@@ -208,31 +210,61 @@ pub fn table(
     Ok(Table { columns, rows })
 }
 
-/// BLEU as in the table. Punctuation stands apart, as in PERSONA-CHAT's own files: whether it does moves BLEU by ten
-/// points, so the signatures say so.
-#[must_use]
-pub fn bleu() -> CocoBleu {
-    Bleu::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true)
+/// The metrics of texts alone, as in the table.
+pub struct TextMetrics {
+    /// BLEU-1 to BLEU-4, of which a table has the first two.
+    pub bleu: CocoBleu,
+    /// ROUGE-L.
+    pub rouge: CocoRouge,
+    /// Entropy-1 to Entropy-4.
+    pub entropy: Entropy,
+    /// Distinct-1 and Distinct-2.
+    pub distinct: Distinct,
+    /// The copy rate.
+    pub copies: CopyRate,
 }
 
-/// ROUGE-L as in the table, on the words of [`bleu`].
-#[must_use]
-pub fn rouge() -> CocoRouge {
-    Rouge::pycocoevalcap().pre_tokenization(PreTokenization::SpacePunctuation).lowercase(true)
+impl TextMetrics {
+    /// For replies in the language of the gold ones. In English punctuation stands apart, as in PERSONA-CHAT's own files:
+    /// whether it does moves BLEU by ten points, so the signatures say so.
+    #[must_use]
+    pub fn of(gold: &[String]) -> Self {
+        let words = language(gold).words(PreTokenization::SpacePunctuation);
+        Self {
+            bleu: Bleu::pycocoevalcap().pre_tokenization(words).lowercase(true),
+            rouge: Rouge::pycocoevalcap().pre_tokenization(words).lowercase(true),
+            entropy: Entropy::pal().pre_tokenization(words),
+            distinct: Distinct::pal().pre_tokenization(words),
+            copies: CopyRate::default().pre_tokenization(words),
+        }
+    }
+}
+
+/// What most texts are written in. Chinese that is cut into words already is measured by these.
+fn language(texts: &[String]) -> Language {
+    let unspaced: Vec<&String> = texts.iter().filter(|text| Language::is_unspaced(text)).collect();
+    let has_kana = |text: &&&String| text.chars().any(|c| ('\u{3041}'..='\u{30ff}').contains(&c));
+    let japanese = unspaced.iter().filter(has_kana).count();
+    match (2 * unspaced.len() > texts.len(), 2 * japanese > unspaced.len()) {
+        (false, _) => Language::English,
+        (true, false) => Language::Chinese,
+        (true, true) => Language::Japanese,
+    }
 }
 
 /// What is measured on texts alone, with the decimals shown.
 fn text_scores(
+    metrics: &TextMetrics,
     texts: &[String],
     references: &[String],
     personas: &[&[String]],
 ) -> Result<Vec<(Score, usize)>> {
     let mut scores: Vec<(Score, usize)> =
-        bleu().corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
-    scores.extend(rouge().corpus(texts, references)?.into_iter().map(|score| (score, 2)));
-    scores.extend(Entropy::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
-    scores.extend(Distinct::pal().corpus(texts)?.into_iter().map(|score| (score, 2)));
-    scores.extend(CopyRate::default().corpus(texts, personas)?.into_iter().map(|score| (score, 1)));
+        metrics.bleu.corpus(texts, references)?.into_iter().take(2).map(|s| (s, 2)).collect();
+    scores.extend(metrics.rouge.corpus(texts, references)?.into_iter().map(|score| (score, 2)));
+    scores.extend(metrics.entropy.corpus(texts)?.into_iter().map(|score| (score, 2)));
+    scores.extend(metrics.distinct.corpus(texts)?.into_iter().map(|score| (score, 2)));
+    scores.extend(metrics.copies.corpus(texts, personas)?.into_iter().map(|score| (score, 1)));
     Ok(scores)
 }
 
@@ -280,9 +312,10 @@ fn judge_cells(
     let (texts, personas): (Vec<&String>, Vec<&[String]>) =
         texts.iter().zip(personas.iter().copied()).filter(|(_, persona)| !persona.is_empty()).unzip();
     ensure!(!texts.is_empty(), "C.score: no example has a persona");
+    let (judge, judgements) = Consistency::judgements(judge, &texts, &personas)?;
     let mut cells = Vec::new();
     for (name, form) in [("C.score sum", Consistency::sum()), ("C.score max", Consistency::max())] {
-        for score in form.corpus(judge, &texts, &personas)? {
+        for score in form.of_judgements(&judge, &judgements)? {
             let column = Column { name: name.to_owned(), ..column(&score, 3) };
             cells.push((column, Cell::Value(score.displayed_value())));
         }
@@ -294,4 +327,25 @@ fn judge_cells(
 #[must_use]
 pub fn gold_prompt(example: &Example) -> PromptKind<'static> {
     PromptKind::Generation(example.selected().map_or(Highlight::None, Highlight::Description))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gold_replies_say_what_the_words_are() {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<String>>();
+        assert_eq!(language(&texts(&["i ski .", "我喜欢狗。", "me too !"])), Language::English);
+        assert_eq!(language(&texts(&["我 喜欢 狗 。", "你 呢 ？"])), Language::English);
+        assert_eq!(language(&texts(&["我喜欢狗。", "你呢？", "ok"])), Language::Chinese);
+        assert_eq!(language(&texts(&["犬が好きです。", "そうですか。", "東京都"])), Language::Japanese);
+        let gold = texts(&["我非常喜欢这只猫。"]);
+        let scores =
+            text_scores(&TextMetrics::of(&gold), &texts(&["我非常喜欢这只狗。"]), &gold, &[&[]]).unwrap();
+        assert!(
+            (scores[0].0.value() - 6.0 / 7.0).abs() < 1e-9
+                && scores[0].0.signature().to_string().contains("jieba")
+        );
+    }
 }

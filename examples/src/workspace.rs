@@ -175,6 +175,47 @@ pub fn digest(inputs: &impl Serialize) -> Result<String> {
     Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The files of a model's folder that loading reads, besides the weights.
+const MODEL_FILES: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+];
+
+/// The SHA-256 of the files that loading a model and its tokenizer reads of a folder, with their names in ascending order;
+/// of a file, its own.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn model_digest(path: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+        for entry in entries {
+            let entry = entry?.path();
+            let name = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let read = MODEL_FILES.contains(&name.as_str()) || name.ends_with(".safetensors");
+            if entry.is_file() && read {
+                files.push((name, entry));
+            }
+        }
+        files.sort();
+    } else {
+        files.push((String::new(), path.to_path_buf()));
+    }
+    let mut all = Sha256::new();
+    for (name, file) in files {
+        let bytes = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+        all.update(name.as_bytes());
+        all.update(Sha256::digest(bytes));
+    }
+    Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Whether a file or folder that is there lies in a folder that is there, or is that folder.
 #[must_use]
 pub fn lies_in(path: &Path, folder: &Path) -> bool {
@@ -234,6 +275,21 @@ mod tests {
         assert_eq!(workspace.cached("x.json", &one, || Ok(1)).unwrap(), 1);
         assert_eq!(workspace.cached("x.json", &other, || Ok(2)).unwrap(), 2);
         assert_eq!(workspace.cached("x.json", &other, || Ok(3)).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_model_is_known_by_what_loading_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest_with = |name: &str| {
+            std::fs::write(folder.path().join(name), name).unwrap();
+            model_digest(folder.path()).unwrap()
+        };
+        let config = digest_with("config.json");
+        assert_eq!(digest_with("measured.json"), config);
+        assert_eq!(digest_with("README.md"), config);
+        let vocabulary = digest_with("vocab.txt");
+        assert_ne!(vocabulary, config);
+        assert_ne!(digest_with("model-00001-of-00002.safetensors"), vocabulary);
     }
 
     #[test]

@@ -118,6 +118,14 @@ fn what_cannot_be_done_is_said_and_the_chat_goes_on() {
 }
 
 #[test]
+fn a_persona_that_cannot_be_used_is_not_said_to_be_long() {
+    let (model, encoder) = model(700);
+    let error = Chat::new(&model, &encoder, options(true), vec!["I ski.</s>".into()]).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("cannot be used") && !error.contains("shorter"), "{error}");
+}
+
+#[test]
 fn old_turns_that_no_longer_fit_are_said_to_be_cut() {
     let line = format!("{}\n", "a b c d e f g h ".repeat(6));
     let (text, saved) = talk(&line.repeat(12), options(false));
@@ -184,7 +192,7 @@ fn a_folder_is_loaded_or_said_to_be_missing() {
     // A model too short for its persona.
     let (short, encoder) = model(60);
     let error = Chat::new(&short, &encoder, options(true), given_persona("3").unwrap()).unwrap_err();
-    assert!(error.to_string().contains("shorter"), "{error}");
+    assert!(error.to_string().contains("shorter, or give --max-new-tokens less"), "{error}");
     let none = ChatOptions { history_turns: Some(0), ..options(true) };
     let (model, encoder) = model(700);
     assert!(Chat::new(&model, &encoder, none, given_persona("3").unwrap()).is_err());

@@ -4,12 +4,12 @@
 
 mod tiny_judge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use persona_data::{Dialogue, Format, RecordList, Speaker, Target, open, write_jsonl};
-use persona_examples::experiment::{self, ExperimentRecipe, ExperimentReport, Run};
+use persona_examples::experiment::{self, ExperimentRecipe, ExperimentReport, Plan, Run, Sources, Work};
 use persona_examples::progress::Interrupt;
 use persona_examples::report::Cell;
 
@@ -30,7 +30,7 @@ fn recipe_text(folder: &Path) -> String {
          [fine_tuning]\nsteps = 3\n{train}[stage1]\nsteps = 4\n{train}\
          [align]\nbeta = 0.1\ncurve = [4]\n[align.train]\nsteps = 2\nschedule = 'constant'\n{train}\
          [judge]\nfolder = '{judge}'\n[decode]\nmax_new_tokens = 6\nmin_new_tokens = 2\n\
-         [report]\nconversations = 2\ntrials = 19\n",
+         [report]\nconversations = 2\ntrials = 220\n",
         out = folder.join("out").display(),
         data = folder.join("data").display(),
         judge = folder.join("judge").display(),
@@ -174,6 +174,7 @@ fn every_system_is_measured_and_a_stopped_experiment_ends_in_the_same_bytes() {
         fact("training labels").contains("4 dialogues are not in it")
             && fact("labels by the judge").contains("by the judge")
     );
+    assert!(fact("made on").starts_with("Cpu, ") && !fact("starting model").contains("device"));
     let whole = reports(folder);
     let page = String::from_utf8(whole[0].clone()).unwrap();
     for part in ["Systems, revised personas", "Predicted before", "order and ours", "<rect", "chance?"] {
@@ -217,7 +218,7 @@ fn every_system_is_measured_and_a_stopped_experiment_ends_in_the_same_bytes() {
         .lines()
         .filter(|line| line.contains("  to make  "))
         .map(|line| line.split_whitespace().nth(1).unwrap_or_default());
-    let again: std::collections::BTreeSet<&str> = again.collect();
+    let again: BTreeSet<&str> = again.collect();
     assert_eq!(again.into_iter().collect::<Vec<_>>(), ["judgements", "replies"], "{planned}");
 
     let all = load(folder, &text.replace("test = 5", "test_skip = 500")).0;
@@ -265,9 +266,11 @@ fn answers_none_are_thinned_and_pairs_made_otherwise() {
         .replace(SYSTEMS, "'pal', 'only_generation'")
         .replace("revised = ['prompting', 'pal']\n", "")
         .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("test = 5", "test = 4\ntest_skip = 1")
         .replace("[stage1]\n", "[stage1]\nnone_kept = 0.0\n")
         .replace("beta = 0.1\n", "beta = 0.1\nrejected = { worst_of = 2 }\nrejected_temperature = 1.0\n");
-    finish(folder, &text);
+    let summary = finish(folder, &text).summary;
+    assert!(summary[0].contains("other turns of the same dialogues"), "{summary:?}");
     let entries = std::fs::read_dir(folder.join("out/cells")).unwrap().map(|entry| entry.unwrap().path());
     let told: String =
         entries.map(|path| std::fs::read_to_string(path.join("cell.json")).unwrap_or_default()).collect();
@@ -337,6 +340,67 @@ fn one_file_is_divided_where_there_is_no_validation_file() {
 }
 
 #[test]
+fn what_is_drawn_comes_from_the_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = || "x".to_owned();
+    let sources = Sources {
+        parts: [(); 5].map(|()| key()),
+        encoding: key(),
+        start: key(),
+        judge: key(),
+        labels: None,
+        tokenizer: None,
+    };
+    let good = recipe_text(folder.path());
+    // The seeds of replies, and those of pairs.
+    let seeds = |from: &str, to: &str| {
+        let (recipe, _) = load(folder.path(), &good.replace(from, to));
+        let mut seeds = [BTreeSet::new(), BTreeSet::new()];
+        for cell in Plan::of(&recipe, &sources).unwrap().cells {
+            match cell.work {
+                Work::Replies { decode, .. } => seeds[0].insert(decode.seed),
+                Work::Pairs { decode, .. } => seeds[1].insert(decode.seed),
+                _ => false,
+            };
+        }
+        seeds.map(|seeds| seeds.into_iter().collect::<Vec<u64>>())
+    };
+    assert_eq!(seeds("", ""), [[0], [0]], "greedy");
+    assert_eq!(seeds("[decode]\n", "[decode]\nnum_beams = 2\nearly_stopping = true\n"), [[0], [0]]);
+    assert_eq!(seeds("[decode]\n", "[decode]\ntemperature = 0.7\n"), [[1, 2], [1, 2]]);
+    let rejected = seeds("beta = 0.1\n", "beta = 0.1\nrejected_temperature = 0.7\n");
+    assert_eq!(rejected, [vec![0], vec![1, 2]]);
+}
+
+#[test]
+fn what_is_too_long_is_left_out_and_what_stays_is_part_of_the_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_data(folder);
+    let text = recipe_text(folder)
+        .replace(SYSTEMS, "'prompting'")
+        .replace("revised = ['prompting', 'pal']\n", "")
+        .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("curve = [4]\n", "");
+    finish(folder, &text);
+    // After the longest prompts a longer reply has no room: training is then evaluated on fewer examples.
+    let with_room = |room: usize| text.replace("max_new_tokens = 6", &format!("max_new_tokens = {room}"));
+    let trains = |planned: &str| {
+        let mut open = planned.lines().filter(|line| line.contains("  to make  "));
+        open.any(|line| line.split_whitespace().nth(1) == Some("train"))
+    };
+    let planned = |room| experiment::dry_run(&load(folder, &with_room(room)).0);
+    let mut rooms = (100..380).step_by(10);
+    let room = rooms.find(|&room| planned(room).is_ok_and(|planned| trains(&planned))).unwrap();
+    assert!(room > 100);
+    let report = finish(folder, &with_room(room));
+    let (_, left_out) = report.facts.iter().find(|(name, _)| name == "too long for the model").unwrap();
+    assert!(!left_out.starts_with("0 of"), "{left_out}");
+    let planned = planned(room).unwrap();
+    assert!(!planned.contains("  to make  "), "{planned}");
+}
+
+#[test]
 fn the_shipped_recipes_are_good() {
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let (recipe, _) = ExperimentRecipe::load(&recipes.join("personachat.toml"), None).unwrap();
@@ -381,7 +445,10 @@ fn a_bad_recipe_names_what_is_wrong() {
         ("choose = 0.5", "choose = 1.0", "`data.choose`"),
         ("valid = 'valid.jsonl'\n", "", "`data`"),
         ("heads = 2", "heads = 3", "`model.heads`"),
-        ("trials = 19", "trials = 0", "`report.trials`"),
+        ("trials = 220", "trials = 0", "`report.trials`"),
+        ("trials = 220", "trials = 219", "give at least 220"),
+        ("[stage1]\n", "[stage1]\nearly_stopping = true\n", "early_stopping"),
+        ("[decode]\n", "[decode]\nseed = 2\n", "`decode.seed`"),
         ("steps = 4\n", "steps = 1\n", "`stage1`"),
     ] {
         let message = message(from, to);

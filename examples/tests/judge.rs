@@ -252,7 +252,17 @@ fn a_judge_is_measured_and_labels_dialogues() {
     let found = [0, 1, 2].map(|class| evaluation.judged.confusion.iter().map(|row| row[class]).sum::<u64>());
     assert_eq!(found, shares.counts[0].map(|count| count as u64));
     assert!(evaluation.judged.value("C.score sum, difference").unwrap().abs() < 1e-12);
-    assert!(match_shares(&judge, &table, ScorePart::Valid1Dev, Device::Cpu, &judge).is_err());
+    for held in [&judge, &matched, &folder.path().join("matched/../out/judge/model")] {
+        let error = match_shares(&judge, &table, ScorePart::Valid1Dev, Device::Cpu, held).unwrap_err();
+        assert!(error.to_string().contains("a model lies there"), "{error}");
+    }
+
+    // Two judges have two names, however their folders are called or spelled.
+    let moved = edit(&matched, &folder.path().join("model"), |_| {});
+    let name = |folder: &Path| Judge::load(folder, Device::Cpu).unwrap().name();
+    assert_ne!(name(&judge), name(&moved));
+    assert_eq!(name(&moved), name(&matched.join("../model")));
+    assert!(name(&moved).starts_with("model ") && name(&moved).ends_with("empty texts neutral"));
 
     let output = folder.path().join("labelled.jsonl");
     let input = folder.path().join("dialogues.jsonl");
@@ -414,6 +424,8 @@ fn the_shipped_judge_is_small_and_knows_a_restated_description() {
     assert!(judge.name().starts_with("persona-examples small judge 1"), "{}", judge.name());
     let judged = judge.judge(&pairs).unwrap();
     assert_eq!(judged, [Judgement::Entailment, Judgement::Neutral, Judgement::Entailment]);
+    // However its folder is spelled.
+    assert_eq!(Judge::load(&folder.join("../judge"), Device::Cpu).unwrap().name(), judge.name());
 }
 
 #[test]

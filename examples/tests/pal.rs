@@ -59,9 +59,24 @@ fn a_judge_labels_scores_and_stops_early() {
         (lines.last().unwrap()["step"].as_u64().unwrap(), evaluated)
     };
     assert_eq!(steps("plain"), (20, 0), "only what is watched is measured");
+    let pairs = || {
+        let report = std::fs::read_to_string(folder.path().join("out/pairs.report.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&report).unwrap()["inputs"].clone()
+    };
+    let before = pairs();
+    assert!(before.is_string());
     // A judge of one layer that knows nothing gives replies of so few steps one value: the first does not improve.
     let (step, evaluated) = steps("stage1");
     assert!(step < 20 && evaluated >= 2, "{step} {evaluated}");
+
+    // By another judge another of several replies may be the worst.
+    let config = std::fs::read_to_string(judge.join("config.json")).unwrap();
+    std::fs::write(judge.join("config.json"), format!("{config}\n")).unwrap();
+    assert!(matches!(
+        pipeline::run(&recipe, &text, Start::Continue, &Interrupt::default()).unwrap(),
+        Run::Finished(_)
+    ));
+    assert_ne!(pairs(), before);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use persona_data::{Example, ExampleEncoder, Highlight, PromptKind, Role, Utterance};
 use persona_infer::{
     DecodeConfig, Engine, EngineConfig, Request, SelectThenGenerate, Selected, Strategy, TextGenerator,
@@ -202,7 +202,15 @@ impl<'a> Chat<'a> {
         for kind in self.kinds(&persona) {
             self.encoder
                 .prompt("persona", &persona, &hello, kind, self.options.decode.max_new_tokens)
-                .context("this persona leaves no room for a dialogue; make it shorter")?;
+                .map_err(|error| {
+                    let why = match error {
+                        persona_data::Error::TooLong { .. } => {
+                            "this persona leaves no room for a dialogue; make it shorter, or give --max-new-tokens less"
+                        }
+                        _ => "this persona cannot be used",
+                    };
+                    anyhow::Error::new(error).context(why)
+                })?;
         }
         self.persona = persona;
         self.begin_anew();

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use persona_metrics::ConsistencyReport;
 use persona_metrics::model::TextEncoder;
-use persona_metrics::suite::{Bounds, Compared, Measured, Missing, Outcome, Preset, Record, Sampling, Suite};
+use persona_metrics::suite::{
+    Bounds, Compared, Language, Measured, Missing, Outcome, Preset, Record, Sampling, Suite,
+};
 use serde::Serialize;
 
 use self::encoded::Encoded;
@@ -23,6 +25,8 @@ use crate::judge::Judge;
 pub struct Options<'j> {
     /// Which metrics.
     pub preset: Preset,
+    /// What the texts are written in.
+    pub language: Language,
     /// How corpora are drawn again for intervals and tests.
     pub sampling: Sampling,
     /// Up to how many records are held in memory for intervals. A longer file is streamed, without them.
@@ -37,6 +41,7 @@ impl Default for Options<'_> {
     fn default() -> Self {
         Self {
             preset: Preset::Standard,
+            language: Language::English,
             sampling: Sampling::default(),
             intervals_up_to: 100_000,
             judge: None,
@@ -50,6 +55,8 @@ impl Default for Options<'_> {
 pub struct Evaluation {
     /// The preset.
     pub preset: Preset,
+    /// What the texts are written in.
+    pub language: Language,
     /// The file.
     pub input: System,
     /// The other system's file.
@@ -121,7 +128,13 @@ pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options<'_>) -> 
         second = Some(system(path, other, others.as_ref())?);
         if let (Some(ones), Some(others)) = (&one.kept, &other.kept) {
             let compared = one.suite.compare(ones, others, &options.sampling);
-            tests = compared.with_context(|| format!("{} and {}", input.display(), path.display()))?.scores;
+            let compared = compared.with_context(|| format!("{} and {}", input.display(), path.display()))?;
+            tests = compared.scores;
+            // C.score is the judge's affair, and what was not measured is said to be so.
+            let measured = |metric: &str| first.missing.iter().all(|missing| missing.metric != metric);
+            let untested = compared.missing.into_iter();
+            let untested = untested.filter(|test| test.metric != "C.score" && measured(&test.metric));
+            notes.extend(untested.map(|Missing { metric, why }| format!("not tested: {metric}: {why}")));
         }
         if let (Some(one), Some(other)) = (&encoded, &others) {
             tests.extend(one.compared(other, &options.sampling)?);
@@ -130,6 +143,7 @@ pub fn evaluate(input: &Path, compare: Option<&Path>, options: &Options<'_>) -> 
     }
     Ok(Evaluation {
         preset: options.preset,
+        language: options.language,
         input: first,
         compare: second,
         tests,
@@ -195,13 +209,16 @@ fn read(path: &Path, options: &Options<'_>, for_test: bool) -> Result<Read> {
     let mut suite: Option<Suite> = None;
     let mut kept = Some(Vec::new());
     let mut notes = Vec::new();
+    let mut unspaced = 0;
     while let Some(batch) = records.next_batch()? {
         let suite = match (&mut suite, batch.records.first()) {
             (Some(suite), _) => suite,
-            (suite, Some(record)) => suite.insert(options.preset.suite(record.fields())),
+            (suite, Some(record)) => suite.insert(options.preset.suite_in(record.fields(), options.language)),
             (None, None) => continue,
         };
         suite.extend(&batch.records).map_err(|error| batch.place(error))?;
+        let is_unspaced = |record: &&Record| Language::is_unspaced(&record.prediction);
+        unspaced += batch.records.iter().filter(is_unspaced).count();
         if let Some(list) = &mut kept {
             list.extend(batch.records);
             if list.len() > options.intervals_up_to {
@@ -223,9 +240,63 @@ fn read(path: &Path, options: &Options<'_>, for_test: bool) -> Result<Read> {
     }
     let Some(suite) = suite else { bail!("{}: no record in it", path.display()) };
     let (count, ignored) = records.finish();
+    if options.language == Language::English && 2 * unspaced > count {
+        notes.push(format!(
+            "{unspaced} predictions are Chinese or Japanese without spaces, and most of these metrics take such a \
+             sentence for one word: give --language chinese or --language japanese"
+        ));
+    }
     if !ignored.is_empty() {
         let keys: Vec<String> = ignored.into_iter().map(|key| format!("`{key}`")).collect();
         notes.push(format!("keys that are no part of a record were not read: {}", keys.join(", ")));
     }
     Ok(Read { suite, kept, count, notes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_and_not_tested_is_noted_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, prediction: &str| {
+            let path = folder.path().join(name);
+            let line = format!("{{\"prediction\": \"{prediction}\", \"references\": [\"i have a dog\"]}}\n");
+            std::fs::write(&path, line.repeat(3)).unwrap();
+            path
+        };
+        let (one, other) = (file("one.jsonl", "i have a cat"), file("other.jsonl", "cats"));
+        let sampling = Sampling { trials: 10, ..Sampling::default() };
+        let options = Options { sampling, ..Options::default() };
+        let evaluation = evaluate(&one, Some(&other), &options).unwrap();
+        let notes: Vec<&String> =
+            evaluation.notes.iter().filter(|note| note.contains("not tested")).collect();
+        assert!(notes.iter().any(|note| note.contains("Distinct: ")), "{notes:?}");
+        // The copy rate needs personas, and is not measured either.
+        assert!(!notes.iter().any(|note| note.contains("needs")), "{notes:?}");
+    }
+
+    #[test]
+    fn chinese_and_japanese_without_spaces_are_noted_and_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zh.jsonl");
+        std::fs::write(
+            &path,
+            "{\"prediction\": \"我非常喜欢这只狗。\", \"references\": [\"我非常喜欢这只猫。\"]}\n",
+        )
+        .unwrap();
+        let bleu = |language| {
+            let options = Options { preset: Preset::Pal, language, ..Options::default() };
+            let evaluation = evaluate(&path, None, &options).unwrap();
+            let noted = evaluation.notes.iter().any(|note| note.contains("--language chinese"));
+            (evaluation.input.scores[0].score.value(), noted)
+        };
+        let (spaced, noted) = bleu(Language::English);
+        assert!(spaced < 1e-6 && noted, "{spaced}");
+        let (words, noted) = bleu(Language::Chinese);
+        assert!((words - 6.0 / 7.0).abs() < 1e-9 && !noted, "{words}");
+        let (characters, noted) = bleu(Language::Japanese);
+        assert!((characters - 8.0 / 9.0).abs() < 1e-9 && !noted, "{characters}");
+    }
 }

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use persona_data::Example;
 use persona_metrics::stats::{Resample, Swaps, TTest, approximate_randomisation, holm};
-use persona_metrics::{Consistency, CopyRate, Distinct, Entropy, PairMetric, PersonaJudge};
+use persona_metrics::{Consistency, PairMetric, PersonaJudge};
 use serde::{Deserialize, Serialize};
 
 use super::measure::Replied;
-use crate::systems::{bleu, gold, rouge};
+use crate::systems::{TextMetrics, gold};
 
 /// One column of one system against another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,24 @@ impl Compared {
 
 /// The level below which a difference counts.
 pub(super) const LEVEL: f64 = 0.05;
+
+/// The columns of an experiment's tables.
+pub(super) const COLUMNS: [&str; 14] = [
+    "BLEU-1",
+    "BLEU-2",
+    "ROUGE-L",
+    "Entropy-1",
+    "Entropy-2",
+    "Entropy-3",
+    "Entropy-4",
+    "Distinct-1",
+    "Distinct-2",
+    "Copy rate",
+    "Selection",
+    "Perplexity",
+    "C.score sum",
+    "C.score max",
+];
 
 /// Which end of a column is the better one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +134,9 @@ fn columns(
     examples: &[Example],
     judge: &dyn PersonaJudge,
 ) -> Result<Columns> {
-    let references = repeated(&gold(examples), seeds);
+    let gold = gold(examples);
+    let TextMetrics { bleu, rouge, entropy, distinct, copies } = TextMetrics::of(&gold);
+    let references = repeated(&gold, seeds);
     let personas: Vec<&[String]> = examples.iter().map(|example| example.persona.as_slice()).collect();
     let personas = repeated(&personas, seeds);
     let labels: Vec<&[usize]> =
@@ -125,17 +145,14 @@ fn columns(
 
     let mut columns: Columns = Vec::new();
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
-    let joint =
-        bleu().examples(&one.texts, &references)?.joined(bleu().examples(&two.texts, &references)?)?;
+    let joint = bleu.examples(&one.texts, &references)?.joined(bleu.examples(&two.texts, &references)?)?;
     columns.push((names(&["BLEU-1", "BLEU-2"]), Box::new(joint)));
-    let joint =
-        rouge().examples(&one.texts, &references)?.joined(rouge().examples(&two.texts, &references)?)?;
+    let joint = rouge.examples(&one.texts, &references)?.joined(rouge.examples(&two.texts, &references)?)?;
     columns.push((names(&["ROUGE-L"]), Box::new(joint)));
-    let joint = Entropy::pal().paired_examples(&one.texts, &two.texts)?;
+    let joint = entropy.paired_examples(&one.texts, &two.texts)?;
     columns.push((names(&["Entropy-1", "Entropy-2", "Entropy-3", "Entropy-4"]), Box::new(joint)));
-    let joint = Distinct::pal().paired_examples(&one.texts, &two.texts)?;
+    let joint = distinct.paired_examples(&one.texts, &two.texts)?;
     columns.push((names(&["Distinct-1", "Distinct-2"]), Box::new(joint)));
-    let copies = CopyRate::default();
     let joint = copies.examples(&one.texts, &personas)?.joined(copies.examples(&two.texts, &personas)?)?;
     columns.push((names(&["Copy rate"]), Box::new(joint)));
     // Examples without a persona are no part of C.score's mean, and a test needs the same examples in every column.
@@ -386,7 +403,8 @@ mod tests {
             names.sort_unstable();
             names
         };
-        let columns = table.columns.iter().map(|column| column.name.clone()).collect();
+        let columns: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
+        assert_eq!(columns, COLUMNS);
         assert_eq!(sorted(tests.iter().map(|test| test.column.clone()).collect()), sorted(columns));
         let bleu = tests.iter().find(|test| test.column == "BLEU-1").unwrap();
         assert!(bleu.p_value < 0.5 && (bleu.agreeing, bleu.seeds) == (2, 2), "{bleu:?}");

@@ -8,7 +8,6 @@ use persona_data::{
     Dialogue, EntailedPairs, Example, ExampleOptions, PalParts, RecordList, Speaker, Target, open,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::contractions::{apart, description};
 use super::recipe::{ExperimentData, ExperimentRecipe};
@@ -316,32 +315,4 @@ pub(super) struct Drawn {
     pub test: Vec<Example>,
     /// The same with revised personas.
     pub revised: Option<Vec<Example>>,
-}
-
-/// The SHA-256 of a folder's `.json` and `.safetensors` files with their names, in ascending order; of a file, its own.
-///
-/// # Errors
-/// When a file cannot be read.
-pub(super) fn files_digest(path: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
-        for entry in entries {
-            let entry = entry?.path();
-            let name = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if entry.is_file() && (name.ends_with(".json") || name.ends_with(".safetensors")) {
-                files.push((name, entry));
-            }
-        }
-        files.sort();
-    } else {
-        files.push((String::new(), path.to_path_buf()));
-    }
-    let mut all = Sha256::new();
-    for (name, file) in files {
-        let bytes = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-        all.update(name.as_bytes());
-        all.update(Sha256::digest(bytes));
-    }
-    Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

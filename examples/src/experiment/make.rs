@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use persona_align::{PreferenceLoss, read_pairs, reference_log_probs_of, write_pairs};
 use persona_data::{EncodedExample, EncodedPair, Example, ExampleEncoder, Task};
-use persona_infer::Strategy;
+use persona_infer::{DecodeConfig, Strategy};
 use persona_metrics::{Judgement, PersonaJudge};
 use persona_model::{Gpt2, Model};
 use persona_train::{NextToken, TrainConfig};
@@ -68,7 +68,7 @@ impl Lab<'_> {
         match &cell.work {
             Work::Labels | Work::Tokenizer => Ok(Some(Vec::new())),
             Work::Train { from, tasks, config } => self.train(cell, *from, tasks, config),
-            Work::Pairs { by, .. } => self.pairs(cell, *by).map(Some),
+            Work::Pairs { by, decode } => self.pairs(cell, *by, *decode).map(Some),
             Work::Align { from, pairs, config, kept } => self.align(cell, (*from, *pairs), config, kept),
             Work::Further { from, pairs, config } => {
                 let pairs = self.encoded_pairs(*pairs)?;
@@ -78,8 +78,8 @@ impl Lab<'_> {
                 let done = place.train(objective, config, (&train, &valid), None)?;
                 Ok(done.map(|_| vec![epochs(config, train.len())]))
             }
-            Work::Replies { by, strategy, condition } => {
-                self.replies(cell, *by, *strategy, *condition).map(Some)
+            Work::Replies { by, strategy, condition, decode } => {
+                self.replies(cell, *by, (*strategy, *condition), *decode).map(Some)
             }
             Work::Judgements { replies } => self.judgements(cell, *replies).map(Some),
         }
@@ -146,7 +146,7 @@ impl Lab<'_> {
         Ok(done.map(|_| vec![examples, epochs(config, train.len())]))
     }
 
-    fn pairs(&self, cell: &Cell, by: ModelAt) -> Result<Vec<(String, String)>> {
+    fn pairs(&self, cell: &Cell, by: ModelAt, decode: DecodeConfig) -> Result<Vec<(String, String)>> {
         let model = self.model(by)?;
         let folder = self.store.cell(cell.kind, &cell.key);
         let mut facts = Vec::new();
@@ -155,7 +155,7 @@ impl Lab<'_> {
             let making = pairs::Making {
                 rejected: self.recipe.align.rejected,
                 judge: Some(self.judge),
-                decode: self.plan.decode_rejected(self.recipe, by),
+                decode,
                 options: self.recipe.pairs,
             };
             let (made, report) = pairs::make(name, &model, self.encoder, making, examples)?;
@@ -230,11 +230,10 @@ impl Lab<'_> {
         &self,
         cell: &Cell,
         by: ModelAt,
-        strategy: Option<Strategy>,
-        condition: Condition,
+        (strategy, condition): (Option<Strategy>, Condition),
+        decode: DecodeConfig,
     ) -> Result<Vec<(String, String)>> {
-        let (model, examples) = (self.model(by)?, self.test(condition)?);
-        let (name, decode) = (&cell.what, self.plan.decode(self.recipe, by));
+        let (name, model, examples) = (&cell.what, self.model(by)?, self.test(condition)?);
         let replies = match strategy {
             Some(strategy) => reply_to_all(name, &model, self.encoder, decode, strategy, examples)?,
             None => reply_from_history(name, &model, self.encoder, decode, examples)?,

@@ -36,7 +36,7 @@ pub use self::recipe::{AlignPart, ExperimentData, ExperimentRecipe, JudgePart, R
 pub use self::report::ExperimentReport;
 pub use self::store::{Finished, Store};
 
-use self::data::{Drawn, Labels, PARTS, Parts, files_digest};
+use self::data::{Drawn, Labels, PARTS, Parts};
 use self::make::Lab;
 use self::store::{read_json, write_json};
 use crate::data::bpe_of;
@@ -45,7 +45,7 @@ use crate::pipeline::{fits, prompt_set};
 use crate::progress::Interrupt;
 use crate::recipe::ModelRecipe;
 use crate::training::fresh_model;
-use crate::workspace::digest;
+use crate::workspace::{digest, model_digest};
 
 /// How an experiment ended.
 #[derive(Debug)]
@@ -74,38 +74,21 @@ pub fn run(
     let _held = store.make()?;
     prepared.parts.split.save(store.path("split.json"))?;
     let mut left = limit.unwrap_or(usize::MAX);
-    if let Some(key) = prepared.sources.labels.clone() {
-        let labels: Option<Labels> =
-            kept(&store, ("labels", &key), &mut left, || prepared.parts.judged(&judge, recipe))?;
-        let Some(labels) = labels else { return Ok(Run::Stopped) };
-        prepared.parts.set_labels(labels)?;
-    }
-    let mut drawn = prepared.parts.drawn(recipe);
-    let tokenizer = match prepared.tokenizer.take() {
-        Some(tokenizer) => tokenizer,
-        None => match fresh_tokenizer(recipe, &prepared, &store, &drawn.train, &mut left)? {
-            Some(tokenizer) => tokenizer,
-            None => return Ok(Run::Stopped),
-        },
+    let Some(inputs) = prepared.inputs(recipe, &store, Some((&judge, device)), &mut left)? else {
+        return Ok(Run::Stopped);
     };
-    let options = EncodeOptions {
-        max_length: prepared.positions,
-        bad_examples: BadExamples::Drop,
-        ..EncodeOptions::default()
-    };
-    let encoder = ExampleEncoder::new(&tokenizer, &prepared.prompts, options)?;
-    let mut facts = facts(recipe, &prepared, &drawn, &store)?;
+    let mut facts = inputs.facts;
     facts.extend(predictions.iter().map(|(read, _)| ("in the paper".to_owned(), read.paper.sizes.clone())));
-    facts.push(leave_out(&mut drawn, &encoder, recipe.decode.max_new_tokens)?);
-    facts.push(model_fact(recipe, &tokenizer, device)?);
+    facts.push(inputs.left_out);
+    facts.push(model_fact(recipe, inputs.encoder.tokenizer(), device)?);
     facts.push(("judge".to_owned(), persona_metrics::PersonaJudge::name(&judge)));
     let plan = Plan::of(recipe, &prepared.sources)?;
     let lab = Lab {
         recipe,
         store: &store,
         plan: &plan,
-        examples: &drawn,
-        encoder: &encoder,
+        examples: &inputs.drawn,
+        encoder: &inputs.encoder,
         judge: &judge,
         device,
         interrupt,
@@ -125,7 +108,7 @@ pub fn run(
             return Ok(Run::Stopped);
         };
         let (key, what, seconds) = (cell.key.clone(), cell.what.clone(), began.elapsed().as_secs_f64());
-        store.finish(cell.kind, &Finished { key, what, facts, seconds })?;
+        store.finish(cell.kind, &Finished { key, what, facts, seconds, device: Some(machine(device)) })?;
     }
     let report = report::assemble(&lab, text, facts, predictions)?;
     report.write(&recipe.out)?;
@@ -137,8 +120,10 @@ pub fn run(
 /// # Errors
 /// The loaders', as of a run.
 pub fn dry_run(recipe: &ExperimentRecipe) -> Result<String> {
-    let prepared = Prepared::of(recipe)?;
+    let mut prepared = Prepared::of(recipe)?;
     let store = Store::new(&recipe.out)?;
+    // Without labels and tokenizer no other cell is there either, and which examples are too long is not known.
+    prepared.inputs(recipe, &store, None, &mut 0)?;
     let plan = Plan::of(recipe, &prepared.sources)?;
     let mut text = String::new();
     for (name, fact) in &prepared.parts.facts {
@@ -146,6 +131,15 @@ pub fn dry_run(recipe: &ExperimentRecipe) -> Result<String> {
     }
     writeln!(text, "\n{}", plan.list(&store)?)?;
     Ok(text)
+}
+
+/// What cells are made from, once labels and tokenizer are there.
+struct Inputs {
+    /// Those too long for the model left out.
+    drawn: Drawn,
+    encoder: ExampleEncoder,
+    facts: Vec<(String, String)>,
+    left_out: (String, String),
 }
 
 /// What is known before anything is made.
@@ -169,7 +163,7 @@ impl Prepared {
         }
         let prompts = prompt_set(&recipe.prompts)?;
         let parts = data::load(recipe)?;
-        let judge = files_digest(&recipe.judge.folder).context("the judge")?;
+        let judge = model_digest(&recipe.judge.folder).context("the judge")?;
         let lacking = parts.lacks_labels(&recipe.data.examples);
         let labels = lacking
             .then(|| digest(&(plan::PROGRAM, "labels", &parts.dialogues, &judge, recipe.judge.rule)))
@@ -186,7 +180,7 @@ impl Prepared {
             ModelRecipe::Folder { folder, .. } => {
                 let read = || -> Result<_> {
                     let tokenizer = TextTokenizer::from_folder(folder, &SpecialTokens::default())?;
-                    Ok((tokenizer, Gpt2Config::from_folder(folder)?.n_positions, files_digest(folder)?))
+                    Ok((tokenizer, Gpt2Config::from_folder(folder)?.n_positions, model_digest(folder)?))
                 };
                 let (tokenizer, positions, start) =
                     read().with_context(|| format!("`model.folder`, {}", folder.display()))?;
@@ -203,12 +197,55 @@ impl Prepared {
         let sources = Sources { parts: part_keys, encoding, start, judge, labels, tokenizer: tokenizer_key };
         Ok(Self { parts, prompts, positions, tokenizer, sources })
     }
+
+    /// Labels and tokenizer, made or read, and the examples that fit the model, which the sources then know; nothing where
+    /// no cell is left to make.
+    fn inputs(
+        &mut self,
+        recipe: &ExperimentRecipe,
+        store: &Store,
+        judge: Option<(&Judge, Device)>,
+        left: &mut usize,
+    ) -> Result<Option<Inputs>> {
+        let (judge, device) = judge.unzip();
+        if let Some(key) = &self.sources.labels {
+            let labels: Option<Labels> = kept(store, ("labels", key), device, left, || {
+                self.parts.judged(judge.context("there is no judge to label by")?, recipe)
+            })?;
+            let Some(labels) = labels else { return Ok(None) };
+            self.parts.set_labels(labels)?;
+        }
+        let mut drawn = self.parts.drawn(recipe);
+        let tokenizer = match self.tokenizer.take() {
+            Some(tokenizer) => tokenizer,
+            None => match fresh_tokenizer((recipe, self), store, device, &drawn.train, left)? {
+                Some(tokenizer) => tokenizer,
+                None => return Ok(None),
+            },
+        };
+        let options = EncodeOptions {
+            max_length: self.positions,
+            bad_examples: BadExamples::Drop,
+            ..EncodeOptions::default()
+        };
+        let encoder = ExampleEncoder::new(&tokenizer, &self.prompts, options)?;
+        let facts = facts(recipe, self, &drawn, store)?;
+        let room = recipe.decode.max_new_tokens;
+        let left_out = leave_out(&mut drawn, &encoder, room, &mut self.sources.parts)?;
+        Ok(Some(Inputs { drawn, encoder, facts, left_out }))
+    }
+}
+
+/// A device, and how many threads compute.
+fn machine(device: Device) -> String {
+    format!("{device:?}, {} threads", tch::get_num_threads())
 }
 
 /// A value of a cell that is made before the plan, with a fact about it; nothing where no cell is left to make.
 fn kept<T: serde::Serialize + serde::de::DeserializeOwned>(
     store: &Store,
     (kind, key): (&'static str, &str),
+    device: Option<Device>,
     left: &mut usize,
     make: impl FnOnce() -> Result<(T, String)>,
 ) -> Result<Option<T>> {
@@ -224,15 +261,16 @@ fn kept<T: serde::Serialize + serde::de::DeserializeOwned>(
     write_json(&path, &value)?;
     let facts = vec![(kind.to_owned(), fact)];
     let seconds = began.elapsed().as_secs_f64();
-    store.finish(kind, &Finished { key: key.to_owned(), what: kind.to_owned(), facts, seconds })?;
+    let device = device.map(machine);
+    store.finish(kind, &Finished { key: key.to_owned(), what: kind.to_owned(), facts, seconds, device })?;
     Ok(Some(value))
 }
 
 /// The tokenizer of a fresh model, trained on the training examples; nothing where no cell is left to make.
 fn fresh_tokenizer(
-    recipe: &ExperimentRecipe,
-    prepared: &Prepared,
+    (recipe, prepared): (&ExperimentRecipe, &Prepared),
     store: &Store,
+    device: Option<Device>,
     train: &[Example],
     left: &mut usize,
 ) -> Result<Option<TextTokenizer>> {
@@ -241,7 +279,7 @@ fn fresh_tokenizer(
         anyhow::bail!("a model of a folder has its own tokenizer");
     };
     let folder = store.cell("tokenizer", key);
-    let made = kept(store, ("tokenizer", key), left, || {
+    let made = kept(store, ("tokenizer", key), device, left, || {
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let tokenizer = bpe_of(&prepared.prompts, train, *vocabulary)?;
         tokenizer.save(&folder)?;
@@ -288,13 +326,23 @@ fn facts(
     Ok(facts)
 }
 
-/// Leaves out the examples whose prompts leave no room for a reply.
-fn leave_out(drawn: &mut Drawn, encoder: &ExampleEncoder, room: usize) -> Result<(String, String)> {
+/// Leaves out the examples whose prompts leave no room for a reply. The keys of their parts then tell which ones stay.
+fn leave_out(
+    drawn: &mut Drawn,
+    encoder: &ExampleEncoder,
+    room: usize,
+    [_, valid1, choose, test, revised]: &mut [String; 5],
+) -> Result<(String, String)> {
     let mut count = 0;
-    let parts = [&mut drawn.valid1, &mut drawn.choose, &mut drawn.test];
-    for examples in parts.into_iter().chain(drawn.revised.as_mut()) {
+    let parts = [(&mut drawn.valid1, valid1), (&mut drawn.choose, choose), (&mut drawn.test, test)];
+    let with_revised = drawn.revised.as_mut().map(|examples| (examples, revised));
+    for (examples, key) in parts.into_iter().chain(with_revised) {
         let before = examples.len();
         examples.retain(|example| fits(encoder, example, room));
+        if examples.len() < before {
+            let stay: Vec<&str> = examples.iter().map(|example| example.id.as_str()).collect();
+            *key = digest(&(&*key, stay))?;
+        }
         count += before - examples.len();
         ensure!(
             !examples.is_empty(),
@@ -323,10 +371,9 @@ fn model_fact(
     };
     let precision = toml::Value::try_from(recipe.precision)?;
     let fact = format!(
-        "{from}; {} parameters, {} entries; device {}, products in {}",
+        "{from}; {} parameters, {} entries; products in {}",
         model.parameters().count(),
         tokenizer.vocab_size(),
-        recipe.device,
         precision.as_str().unwrap_or_default()
     );
     Ok(("starting model".to_owned(), fact))

@@ -97,7 +97,7 @@ pub(super) fn assemble(
     let report = ExperimentReport {
         title: lab.recipe.title.clone(),
         summary: summary(lab, main, &against_pal, &outcomes),
-        facts,
+        facts: [facts, vec![made_on(lab)?]].concat(),
         bars: bars(main),
         curves: curves(lab, main, &curve)?,
         trainings: trainings(lab)?,
@@ -186,7 +186,7 @@ impl Tests<'_> {
         let tests = compare((one, two), &self.lab.examples.test, self.judge, trials)?;
         write_json(&path, &tests)?;
         let what = format!("{system} against {against}");
-        let finished = Finished { key, what, facts: Vec::new(), seconds: 0.0 };
+        let finished = Finished { key, what, facts: Vec::new(), seconds: 0.0, device: None };
         self.lab.store.finish("tests", &finished)?;
         Ok(tests)
     }
@@ -202,10 +202,16 @@ impl Tests<'_> {
 
 fn summary(lab: &Lab<'_>, table: &Table, against_pal: &[Compared], outcomes: &[Outcome]) -> Vec<String> {
     let recipe = lab.recipe;
+    let skipped = match recipe.sizes.test_skip {
+        0 => String::new(),
+        skipped => format!(
+            " They are other turns of the same dialogues and personas as the {skipped} that `sizes.test_skip` leaves out."
+        ),
+    };
     let mut summary = vec![format!(
         "{} systems from one starting model, every training with {} seed(s). Values are means over the seeds with their \
-         standard deviation. Everything is measured on {} examples on which nothing was chosen; labels come from \
-         gold replies.",
+         standard deviation. Everything is measured on {} examples that no training read.{skipped} Labels come from gold \
+         replies.",
         recipe.systems.len(),
         recipe.seeds.len(),
         lab.examples.test.len()
@@ -217,10 +223,11 @@ fn summary(lab: &Lab<'_>, table: &Table, against_pal: &[Compared], outcomes: &[O
         let test = against_pal.iter().find(|test| test.system == without && test.column == column);
         if let ((Some(pal), Some(without)), Some(test)) = (values, test) {
             let word = if test.counts() { "counts" } else { "does not count" };
-            let Compared { p_holm, agreeing, seeds, .. } = test;
+            let Compared { p_holm, p_seeds, agreeing, seeds, .. } = test;
+            let p_seeds = p_seeds.map_or(String::new(), |p| format!(", over seeds {p:.2}"));
             decisive.push(format!(
-                "{column} {pal:.3} against {without:.3} (p {p_holm:.3}, the same sign in {agreeing} of {seeds} seeds: \
-                 {word})"
+                "{column} {pal:.3} against {without:.3} (p over examples {p_holm:.3}{p_seeds}, the same sign in {agreeing} \
+                 of {seeds} seeds: {word})"
             ));
         }
     }
@@ -346,6 +353,19 @@ fn curves(lab: &Lab<'_>, main: &Table, curve: &[(u64, Table)]) -> Result<Vec<Cur
 /// `seed 1` of `seed 1: stage 1`.
 fn seed_of(what: &str) -> &str {
     what.split_once(':').map_or(what, |(seed, _)| seed)
+}
+
+/// Where the cells were made. Products are summed in another order by another device or number of threads.
+fn made_on(lab: &Lab<'_>) -> Result<(String, String)> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for cell in &lab.plan.cells {
+        if let Some(finished) = lab.store.finished(cell.kind, &cell.key)? {
+            *counts.entry(finished.device.unwrap_or_else(|| "not noted".to_owned())).or_default() += 1;
+        }
+    }
+    let words: Vec<String> =
+        counts.into_iter().map(|(device, count)| format!("{device}: {count} cells")).collect();
+    Ok(("made on".to_owned(), words.join("; ")))
 }
 
 /// Every training with its facts and its last measurements; of pairs, how they came out.

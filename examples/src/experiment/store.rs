@@ -24,6 +24,10 @@ pub struct Finished {
     pub facts: Vec<(String, String)>,
     /// How long the last call worked on it.
     pub seconds: f64,
+    /// The device and the number of threads of that call; absent where it is no matter, and of cells of an earlier
+    /// version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// The folder.
@@ -141,7 +145,8 @@ mod tests {
         assert_eq!(store.finished("train", &key).unwrap(), None);
         let checkpoints = store.cell("train", &key).join("checkpoints/step-1");
         std::fs::create_dir_all(&checkpoints).unwrap();
-        let finished = Finished { key: key.clone(), what: "x".into(), facts: Vec::new(), seconds: 1.0 };
+        let what = "x".to_owned();
+        let finished = Finished { key: key.clone(), what, facts: Vec::new(), seconds: 1.0, device: None };
         store.finish("train", &finished).unwrap();
         assert_eq!(store.finished("train", &key).unwrap(), Some(finished));
         assert!(!checkpoints.exists());

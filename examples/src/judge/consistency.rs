@@ -60,9 +60,10 @@ impl<'a> ConsistencyEvaluator<'a> {
         let texts: Vec<&str> = replies.iter().map(|reply| reply.text.as_str()).collect();
         let personas: Vec<&[String]> =
             self.examples.iter().map(|example| example.persona.as_slice()).collect();
+        let (judge, judgements) = Consistency::judgements(self.judge, &texts, &personas)?;
         let mut values = Vec::new();
         for (name, form) in Self::NAMES.into_iter().zip([Consistency::sum(), Consistency::max()]) {
-            let scores = form.corpus(self.judge, &texts, &personas)?;
+            let scores = form.of_judgements(&judge, &judgements)?;
             values.extend(scores.values().iter().map(|&value| (name.to_owned(), value)));
         }
         Ok(values)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use persona_data::{EncoderTokenizer, PairReport};
+use persona_data::PairReport;
 use persona_metrics::model::{ClassifierJudge, LongTexts};
 use persona_metrics::{Judgement, ModelError, PersonaJudge};
 use tch::{Device, Kind};
@@ -17,11 +17,11 @@ const SHIPPED_NAME: &str = "persona-examples small judge 1";
 /// A trained judge of a folder; pairs that are too long for it are cut, and counted.
 ///
 /// As a [`PersonaJudge`] it finds whatever has no text neutral, without asking the model: who says nothing neither
-/// restates nor contradicts.
+/// restates nor contradicts. Its name says so, but for the shipped judge's.
 #[derive(Debug)]
 pub struct Judge {
     judge: ClassifierJudge,
-    tokenizer: EncoderTokenizer,
+    shipped: bool,
 }
 
 impl Judge {
@@ -41,13 +41,16 @@ impl Judge {
     pub fn load_in(folder: &Path, device: Device, kind: Kind) -> Result<Self> {
         let judge = ClassifierJudge::load(folder, device, kind)
             .with_context(|| format!("the judge {}", folder.display()))?;
+        let shipped = matches!(
+            (folder.canonicalize(), Path::new(SHIPPED).canonicalize()),
+            (Ok(folder), Ok(shipped)) if folder == shipped
+        );
         let judge = match kind {
-            _ if folder != Path::new(SHIPPED) => judge,
+            _ if !shipped => judge,
             Kind::Float => judge.named(SHIPPED_NAME),
             kind => judge.named(format!("{SHIPPED_NAME} ({kind:?})")),
         };
-        let tokenizer = EncoderTokenizer::from_folder(folder)?;
-        Ok(Self { judge: judge.long_texts(LongTexts::Cut), tokenizer })
+        Ok(Self { judge: judge.long_texts(LongTexts::Cut), shipped })
     }
 
     /// The probabilities of each (description, reply), in order and in that of
@@ -64,7 +67,7 @@ impl Judge {
         let mut distinct = pairs.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let report = PairReport::of(self.tokenizer.encode_pairs(&distinct)?.iter());
+        let report = PairReport::of(self.judge.tokenizer().encode_pairs(&distinct)?.iter());
         Ok((self.judge.probabilities(pairs)?, report))
     }
 }
@@ -75,7 +78,8 @@ fn blank((description, reply): &(&str, &str)) -> bool {
 
 impl PersonaJudge for Judge {
     fn name(&self) -> String {
-        self.judge.name()
+        let name = self.judge.name();
+        if self.shipped { name } else { format!("{name}, empty texts neutral") }
     }
 
     fn judge(&self, pairs: &[(&str, &str)]) -> Result<Vec<Judgement>, ModelError> {

@@ -28,7 +28,7 @@ pub struct Shares {
 /// Fits the shifts of a judge on a part of published judgements, and writes the judge with them to another folder.
 ///
 /// # Errors
-/// The judge's and the table's; a part without neutral pairs; when the folder cannot be written.
+/// The judge's and the table's; a part without neutral pairs; when the folder holds a model, or cannot be written.
 pub fn match_shares(
     judge: &Path,
     scores: &Path,
@@ -36,7 +36,11 @@ pub fn match_shares(
     device: Device,
     out: &Path,
 ) -> Result<Shares> {
-    ensure!(judge != out, "the judge would be written over itself; name another folder");
+    ensure!(
+        !out.join("config.json").exists(),
+        "{}: a model lies there, which would be written over; name another folder, or remove it",
+        out.display()
+    );
     let pairs = ScoredPairs::open(scores, part)?;
     let texts: Vec<(&str, &str)> =
         pairs.scores().iter().map(|score| (score.description.as_str(), score.reply.as_str())).collect();

@@ -86,8 +86,8 @@ pub enum Work {
     Pairs {
         /// Whose replies are rejected.
         by: ModelAt,
-        /// Its seed.
-        seed: u64,
+        /// How they are decoded.
+        decode: DecodeConfig,
     },
     /// DPO.
     Align {
@@ -117,6 +117,8 @@ pub enum Work {
         strategy: Option<Strategy>,
         /// With which personas.
         condition: Condition,
+        /// How they are decoded.
+        decode: DecodeConfig,
     },
     /// The judgements of replies.
     Judgements {
@@ -187,8 +189,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// How a model's replies are decoded.
-    pub(super) fn decode(&self, recipe: &ExperimentRecipe, by: ModelAt) -> DecodeConfig {
+    /// How a model's replies are decoded. Draws come from the seed; without a temperature nothing is drawn.
+    fn decode(
+        &self,
+        recipe: &ExperimentRecipe,
+        by: ModelAt,
+        temperature: Option<f64>,
+        seed: u64,
+    ) -> DecodeConfig {
         let learned_none = match by {
             ModelAt::Start(_) => true,
             ModelAt::Trained(_) => false,
@@ -197,16 +205,9 @@ impl Plan {
                 matches!(work, Some(Work::Align { from: ModelAt::Start(_), .. }))
             }
         };
-        recipe.decode_start.filter(|_| learned_none).unwrap_or(recipe.decode)
-    }
-
-    /// How replies of a model that are to be rejected are decoded.
-    pub(super) fn decode_rejected(&self, recipe: &ExperimentRecipe, by: ModelAt) -> DecodeConfig {
-        let decode = self.decode(recipe, by);
-        DecodeConfig {
-            temperature: recipe.align.rejected_temperature.unwrap_or(decode.temperature),
-            ..decode
-        }
+        let decode = recipe.decode_start.filter(|_| learned_none).unwrap_or(recipe.decode);
+        let temperature = temperature.unwrap_or(decode.temperature);
+        DecodeConfig { temperature, seed: if temperature > 0.0 { seed } else { 0 }, ..decode }
     }
 
     /// The plan of a recipe.

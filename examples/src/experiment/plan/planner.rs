@@ -89,10 +89,10 @@ impl Planner<'_> {
             Condition::Original => original,
             Condition::Revised => revised,
         };
-        let decode = self.plan.decode(self.recipe, by);
+        let decode = self.plan.decode(self.recipe, by, None, seed);
         let made_from = (self.model_key(by), &self.sources.encoding, part, decode, strategy);
         let made_from = (made_from, self.recipe.precision);
-        let work = Work::Replies { by, strategy, condition };
+        let work = Work::Replies { by, strategy, condition, decode };
         let replies = self.add(("replies", format!("seed {seed}: replies of {name}")), work, made_from)?;
         let made_from = (self.key(replies).to_owned(), &self.sources.judge);
         let work = Work::Judgements { replies };
@@ -172,11 +172,11 @@ impl Planner<'_> {
     fn pairs(&mut self, name: &str, by: ModelAt, seed: u64) -> Result<usize> {
         let recipe = self.recipe;
         let [_, valid1, choose, ..] = &self.sources.parts;
-        let decode = self.plan.decode_rejected(recipe, by);
+        let decode = self.plan.decode(recipe, by, recipe.align.rejected_temperature, seed);
         let made_from = (self.model_key(by), &self.sources.encoding, valid1, choose, decode);
         let made_from = (made_from, recipe.pairs, recipe.precision);
         let what = format!("seed {seed}: pairs by {name}");
-        let work = Work::Pairs { by, seed };
+        let work = Work::Pairs { by, decode };
         match recipe.align.rejected {
             RejectedFrom::HistoryOnly => self.add(("pairs", what), work, made_from),
             // Other builders may ask the judge.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use persona_metrics::stats::kendall;
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Better, Compared, better};
+use super::compare::{Better, COLUMNS, Compared, better};
 use super::measure::mean_of;
 use super::recipe::System;
 use crate::report::Table;
@@ -221,7 +221,8 @@ impl Predictions {
     /// Reads a file; the second value is its text.
     ///
     /// # Errors
-    /// When it cannot be read, with the line of what is wrong; when a row of the paper has not a value for every column.
+    /// When it cannot be read, with the line of what is wrong; when a row of the paper has not a value for every column;
+    /// when a table has no such column.
     pub fn load(path: &Path) -> Result<(Self, String)> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("`predictions`: reading {}", path.display()))?;
@@ -237,7 +238,31 @@ impl Predictions {
                 read.paper.columns.len()
             );
         }
+        for (at, column) in read.columns() {
+            ensure!(
+                COLUMNS.contains(&column),
+                "{}: {at}: there is no column {column:?}; the columns are {}",
+                path.display(),
+                COLUMNS.join(", ")
+            );
+        }
         Ok((read, text))
+    }
+
+    /// Every column that is named, with where.
+    fn columns(&self) -> impl Iterator<Item = (String, &str)> {
+        let paper = self.paper.columns.iter().map(|column| ("`paper.columns`".to_owned(), column));
+        let orders = self.paper.orders.iter().flat_map(|order| {
+            order.columns.iter().map(|column| (format!("`paper.orders`, {}", order.source), column))
+        });
+        let rows = self
+            .rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| (format!("number {} of `rows`, {}", at + 1, row.row.name()), &row.column));
+        let curve = self.curve.iter().enumerate();
+        let curve = curve.map(|(at, row)| (format!("number {} of `curve`", at + 1), &row.column));
+        paper.chain(orders).chain(rows).chain(curve).map(|(at, column)| (at, column.as_str()))
     }
 
     /// What the paper has of a system in our column.
@@ -299,6 +324,9 @@ impl Predictions {
             numbers += &format!(", p {p_holm:.3} (Holm), the sign of {agreeing} of {seeds} seeds");
         } else if came.is_some() {
             numbers += ", not tested";
+            if *expect == Direction::Same {
+                numbers += ": any difference counts, and this cannot come true unless they are equal";
+            }
         }
         let paper = match row {
             PredictedRow::System(system) => {

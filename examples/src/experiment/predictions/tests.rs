@@ -76,6 +76,10 @@ fn gold_is_compared_and_not_tested() {
     table.rows.push(Row { system: "gold".into(), cells: vec![Cell::Value(10.5)] });
     let outcome = &read.outcomes(&table, &[], &[])[1];
     assert_eq!((outcome.holds, outcome.numbers.as_str()), (Some(true), "10.500 against 10.000, not tested"));
+    let same: Predictions = toml::from_str(&FILE.replace("'higher'", "'same'")).unwrap();
+    let outcome = &same.outcomes(&table, &[], &[])[1];
+    assert_eq!(outcome.holds, Some(false));
+    assert!(outcome.numbers.contains("cannot come true"), "{}", outcome.numbers);
 }
 
 #[test]
@@ -123,15 +127,34 @@ fn the_best_perplexity_is_the_lowest() {
 
 #[test]
 fn the_shipped_predictions_are_good_and_a_short_row_is_named() {
-    let shipped = include_str!("../../../recipes/personachat.predictions.toml");
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let (read, _) = Predictions::load(&recipes.join("personachat.predictions.toml")).unwrap();
+    assert!(read.rows.len() > 20 && read.curve.len() == 3);
+    let (read, _) = Predictions::load(&recipes.join("personachat_described.predictions.toml")).unwrap();
+    assert_eq!((read.rows.len(), read.curve.len()), (12, 0));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("p.toml");
-    std::fs::write(&path, shipped).unwrap();
-    let (read, _) = Predictions::load(&path).unwrap();
-    assert!(read.rows.len() > 20 && read.curve.len() == 3);
     std::fs::write(&path, FILE.replace("[14.45]", "[14.45, 7.86]")).unwrap();
     let error = format!("{:#}", Predictions::load(&path).unwrap_err());
     assert!(error.contains("2 values") && error.contains("stage 1 alone"), "{error}");
     std::fs::write(&path, FILE.replace("expect = 'lower'", "expect = 'down'")).unwrap();
     assert!(format!("{:#}", Predictions::load(&path).unwrap_err()).contains("down"));
+    for (from, to, at) in [
+        (
+            "column = 'BLEU-1'\nexpect = 'higher'",
+            "column = 'BLUE-1'\nexpect = 'higher'",
+            "number 2 of `rows`, gold",
+        ),
+        ("column = 'BLEU-1'\nexpect = 'rises", "column = 'C.score'\nexpect = 'rises", "number 1 of `curve`"),
+        ("columns = ['BLEU-1']\n[paper.rows]", "columns = ['BLEU']\n[paper.rows]", "`paper.columns`"),
+        ("columns = ['BLEU-1']\nbest", "columns = ['BLEU-1', 'ROUGE']\nbest", "`paper.orders`, Figure 3"),
+    ] {
+        assert!(FILE.contains(from), "{from}");
+        std::fs::write(&path, FILE.replace(from, to)).unwrap();
+        let error = format!("{:#}", Predictions::load(&path).unwrap_err());
+        assert!(
+            error.contains(at) && error.contains("p.toml") && error.contains("BLEU-1, BLEU-2"),
+            "{error}"
+        );
+    }
 }

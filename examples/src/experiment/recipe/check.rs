@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use persona_train::Schedule;
 
-use super::{AlignPart, ExperimentRecipe};
+use super::{AlignPart, ExperimentRecipe, System};
+use crate::experiment::compare::LEVEL;
 use crate::recipe::{ModelRecipe, check_rejected};
 use crate::workspace::lies_in;
 
@@ -51,7 +52,21 @@ impl ExperimentRecipe {
         ensure!((0.0..=1.0).contains(&threshold), "`judge.rule.threshold` is {threshold}; it lies in 0 to 1");
         self.decode.validate().context("`decode`")?;
         self.decode_start.map_or(Ok(()), |decode| decode.validate()).context("`decode_start`")?;
-        ensure!(self.report.trials > 0, "`report.trials` is 0; give at least 1");
+        self.validate_trials()
+    }
+
+    fn validate_trials(&self) -> Result<()> {
+        let trials = self.report.trials;
+        ensure!(trials > 0, "`report.trials` is 0; give at least 1");
+        let others = if self.systems.contains(&System::Pal) { self.systems.len() - 1 } else { 0 };
+        // Holm's correction multiplies the least p by the rows beside PAL.
+        let can_count = |trials: &usize| LEVEL > others as f64 / (trials + 1) as f64;
+        let least = (1..).find(can_count).unwrap_or(1);
+        ensure!(
+            trials >= least,
+            "`report.trials` is {trials}; give at least {least}: with fewer no difference of {others} systems from PAL \
+             can count"
+        );
         Ok(())
     }
 

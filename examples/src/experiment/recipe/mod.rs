@@ -29,7 +29,8 @@ pub struct ExperimentRecipe {
     pub prompts: String,
     /// The kind of number of all products, of trainings and replies; weights and optimiser states are float32.
     pub precision: Precision,
-    /// Everything is trained once a seed: fresh weights, order and dropout come from it, the examples do not.
+    /// Everything is trained once a seed: fresh weights, order, dropout and drawn replies come from it, the examples do
+    /// not.
     pub seeds: Vec<u64>,
     /// The rows of the table.
     pub systems: Vec<System>,
@@ -48,7 +49,8 @@ pub struct ExperimentRecipe {
     pub model: ModelRecipe,
     /// Fine-tuning from history to reply, without and with the persona in the prompt.
     pub fine_tuning: TrainConfig,
-    /// Stage 1. The ablations with one of its two tasks make half of its steps, and see each example as often.
+    /// Stage 1. The ablations with one of its two tasks make half of its steps, and without `none_kept` see each example
+    /// as often.
     pub stage1: Stage1Recipe,
     /// Preference pairs.
     #[serde(default)]
@@ -90,7 +92,7 @@ pub struct ExperimentData {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<PathBuf>,
     /// The share of Valid#2, in whole dialogues, that losses and rewards are evaluated on while training. The rest is the
-    /// test part, and nothing is chosen on it.
+    /// test part, which no training reads.
     #[serde(default = "ExperimentData::choose")]
     pub choose: f64,
     /// Where there is no `valid`: targets for train, Valid#1, the part to choose on and the test part.
@@ -135,7 +137,8 @@ pub struct Sizes {
     /// Examples that every system replies to.
     pub test: Option<usize>,
     /// So many test examples are left out: those that an experiment on the same data with `test` of this size looked at, so
-    /// that what was decided by them is measured on others.
+    /// that what was decided by them is not measured on them. What is left are other turns of the same dialogues and
+    /// personas, and no new ones.
     #[serde(skip_serializing_if = "is_zero")]
     pub test_skip: usize,
 }
@@ -203,7 +206,7 @@ impl Default for JudgePart {
 pub struct ReportPart {
     /// Conversations side by side.
     pub conversations: usize,
-    /// Trials of each test of significance.
+    /// Trials of each test of significance. Beside PAL, p is at least the number of other systems over one more than these.
     pub trials: usize,
 }
 
@@ -301,10 +304,11 @@ impl ExperimentRecipe {
 
     fn parse(text: &str) -> Result<Self> {
         let mut parsed: Self = toml::from_str(text)?;
-        let parts: [&[&str]; 5] =
-            [&["fine_tuning"], &["stage1"], &["align", "train"], &["decode"], &["decode_start"]];
+        let trainings: [&[&str]; 3] = [&["fine_tuning"], &["stage1"], &["align", "train"]];
         let why = "seeds and precision stand once at the top, and every system makes all of its steps";
-        recipe::refuse_keys(text, &parts, &["seed", "precision", "early_stopping"], why)?;
+        recipe::refuse_keys(text, &trainings, &["seed", "precision", "early_stopping"], why)?;
+        let why = "every draw comes from the `seeds` at the top";
+        recipe::refuse_keys(text, &[&["decode"], &["decode_start"]], &["seed"], why)?;
         let precision = parsed.precision;
         for config in [&mut parsed.fine_tuning, &mut parsed.stage1.train, &mut parsed.align.train] {
             config.precision = precision;
